@@ -1,0 +1,1 @@
+"""World models: what learns from replay and answers observe, imagine, reward, decode."""

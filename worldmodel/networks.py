@@ -1,0 +1,128 @@
+"""Encoder, decoder, MLP and GRU cell, with PlaNet's (that is, TensorFlow's) initialisation: Glorot uniform, zero bias."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+STRIDE = 2
+ENCODER_KERNEL = 4
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def glorot(module: Module) -> Module:
+    """Initialise every dense and convolution layer of a module as TensorFlow does."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+def mlp(inputs: int, units: int, layers: int, outputs: int) -> nn.Sequential:
+    """`layers` dense layers of `units` with ReLU, then a linear one: (..., inputs) -> (..., outputs)."""
+    sizes = [inputs] + [units] * layers
+    parts: list[nn.Module] = []
+    for here, there in zip(sizes, sizes[1:], strict=False):
+        parts += [nn.Linear(here, there), nn.ReLU()]
+    return glorot(nn.Sequential(*parts, nn.Linear(sizes[-1], outputs)))
+
+
+def encoded_length(length: int, layers: int) -> int:
+    """Pixels along one axis after the encoder's unpadded convolutions; below 1 if the image is too small."""
+    for _ in range(layers):
+        length = (length - ENCODER_KERNEL) // STRIDE + 1 if length >= ENCODER_KERNEL else 0
+    return length
+
+
+class Encoder(nn.Module):
+    """Convolutions of kernel 4 and stride 2, unpadded, ReLU; flattened. (N, C, Y, X) -> (N, size)."""
+
+    def __init__(self, image: tuple[int, int, int], depths: Sequence[int]) -> None:
+        super().__init__()
+        channels = [image[0], *depths]
+        y, x = (encoded_length(length, len(depths)) for length in image[1:])
+        if min(y, x) < 1:
+            raise ValueError(
+                f"images of {image[1]}x{image[2]} pixels are too small for {len(depths)} convolutions: use fewer depths"
+            )
+        self.size = y * x * depths[-1]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(here, there, ENCODER_KERNEL, STRIDE) for here, there in zip(channels, depths, strict=False)
+        )
+        glorot(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        for layer in self.layers:
+            image = F.relu(layer(image))
+        return rearrange(image, "n c y x -> n (c y x)")
+
+
+class Decoder(nn.Module):
+    """A linear layer, then transposed convolutions of stride 2 back to an image: (N, F) -> (N, C, Y, X).
+
+    PlaNet: 1024 channels at 1x1, then 128 k5, 64 k5, 32 k6 (ReLU), 3 k6 (linear), which is 64x64 exactly. For another
+    size the map starts as the smallest grid that grows beyond the image, and what stands over is cropped evenly.
+    """
+
+    def __init__(self, features: int, image: tuple[int, int, int], depths: Sequence[int], kernels: Sequence[int]):
+        super().__init__()
+        self.image = image
+        self.grid = tuple(self.start(length, kernels) for length in image[1:])
+        self.depth = 4 * depths[-1]
+        self.dense = nn.Linear(features, self.depth * self.grid[0] * self.grid[1])
+        channels = [self.depth, *reversed(depths[:-1]), image[0]]
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(here, there, kernel, STRIDE)
+            for here, there, kernel in zip(channels, channels[1:], kernels, strict=False)
+        )
+        glorot(self)
+
+    @staticmethod
+    def start(length: int, kernels: Sequence[int]) -> int:
+        """The fewest cells along an axis from which the transposed convolutions reach `length` pixels."""
+        cells = 1
+        while Decoder.grown(cells, kernels) < length:
+            cells += 1
+        return cells
+
+    @staticmethod
+    def grown(cells: int, kernels: Sequence[int]) -> int:
+        for kernel in kernels:
+            cells = (cells - 1) * STRIDE + kernel
+        return cells
+
+    def forward(self, features: Tensor) -> Tensor:
+        y, x = self.grid
+        image = rearrange(self.dense(features), "n (c y x) -> n c y x", y=y, x=x)
+        image = image.contiguous(memory_format=torch.channels_last)
+        for number, layer in enumerate(self.layers):
+            image = layer(F.relu(image) if number else image)
+        top, left = ((got - wanted) // 2 for got, wanted in zip(image.shape[2:], self.image[1:], strict=True))
+        return image[:, :, top : top + self.image[1], left : left + self.image[2]]
+
+
+class GRUCell(nn.Module):
+    """The GRU of PlaNet: the reset gate multiplies h BEFORE the candidate's matrix, one bias set, gate biases start at 1.
+
+    r, u = sigmoid(W [x, h] + b);  c = tanh(V [x, r h] + d);  h' = u h + (1 - u) c.       (torch's GRUCell differs: T18)
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs + units, 2 * units)
+        self.candidate = nn.Linear(inputs + units, units)
+        glorot(self)
+        nn.init.ones_(self.gates.bias)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        reset, update = self.gates(torch.cat([x, h], -1)).sigmoid().chunk(2, -1)
+        candidate = self.candidate(torch.cat([x, reset * h], -1)).tanh()
+        return torch.lerp(candidate.to(h.dtype), h, update.to(h.dtype))

@@ -1,0 +1,87 @@
+"""Pictures that one opens: animated dreams for TensorBoard and as files, and the learning curve. Pillow, no ffmpeg."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
+
+PANE = 96  # pixels that a pane has at least, so that it can be seen
+MARGIN = 3
+OPEN, CLOSED = (0.25, 0.75, 0.35), (0.9, 0.2, 0.2)  # the margin's colour while the eyes are open, and closed
+
+
+def panes(columns: Sequence[Tensor], context: int | None = None) -> list[np.ndarray]:
+    """Frames of a film: every column is (B, T, C, Y, X) in [0, 1], shown side by side, one line per sequence.
+
+    The margin is green for the first `context` frames and red afterwards, when the model imagines with eyes closed.
+    """
+    films = torch.stack([film.expand(-1, -1, 3, -1, -1) for film in columns], 1)  # (B, columns, T, 3, Y, X)
+    zoom = max(1, round(PANE / films.shape[-1]))
+    films = films.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    frames = []
+    for t in range(films.shape[2]):
+        cells = rearrange(films[:, :, t], "b columns c y x -> (b columns) c y x")
+        grid = make_grid(cells, nrow=len(columns), padding=MARGIN, pad_value=-1)
+        colour = torch.tensor(OPEN if context is None or t < context else CLOSED)[:, None, None]
+        grid = torch.where(grid < 0, colour, grid)
+        frames.append((rearrange(grid, "c y x -> y x c") * 255).round().byte().numpy())
+    return frames
+
+
+def dream_frames(dream: Any) -> list[np.ndarray]:
+    """Real, reconstruction, imagined after `context` looks, and the error of the imagined: |imagined - real|."""
+    error = (dream.imagined - dream.real).abs().mean(2, keepdim=True)
+    return panes([dream.real, dream.reconstruction, dream.imagined, error.clamp(0, 1)], dream.context)
+
+
+def gif(frames: Sequence[np.ndarray], milliseconds: int = 80) -> bytes:
+    """An endless animated GIF of frames (Y, X, 3) uint8."""
+    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=False
+    )
+    return buffer.getvalue()
+
+
+def show(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
+    """An animated picture in TensorBoard's image tab: the GIF's bytes as they are."""
+    width, height = Image.open(io.BytesIO(animation)).size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=animation)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)  # type: ignore
+
+
+def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """The learning curve as a picture: returns while collecting, and of noise-free evaluations, over env steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for key, label, style in (
+        ("collect/return", "collected (with exploration noise)", {"color": "0.6", "linewidth": 1}),
+        ("evaluate/return", "evaluated (no noise)", {"color": "C0", "marker": "o", "markersize": 3}),
+    ):
+        points = [(row["step"], row[key]) for row in history if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
+    spread = [(row["step"], row["evaluate/return"], row["evaluate/interval"]) for row in history if "evaluate/interval" in row]
+    if spread:
+        steps, mean, half = np.array(spread).T
+        axes.fill_between(steps, mean - half, mean + half, alpha=0.2, color="C0", linewidth=0)
+    axes.set(xlabel="env steps (action repeat included)", ylabel="return", title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,233 @@
+"""The recurrent state-space model of PlaNet (Hafner et al. 2019, arXiv 1811.04551), with a Gaussian latent.
+
+    belief      h_t = GRU(h_{t-1}, relu(W [z_{t-1}, a_t]))
+    prior       p(z_t | h_t)            what imagining believes
+    posterior   q(z_t | h_t, image_t)   what observing believes
+    heads       image, reward (and optionally: goes on?) from [z_t, h_t]
+
+    loss = -log N(image_t; decoded, 1) - w log N(r_t; predicted, 1) + max(0, KL(q || p) - free nats)
+
+Pixels and latent dimensions are summed, batch and time averaged (traps T8, T9). Here a_t is the action that led to row t.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from worldmodel import latents
+from worldmodel.base import Batch, Spec, WorldModel, each, flatten, stack, where
+from worldmodel.config import Section
+from worldmodel.networks import Decoder, Encoder, GRUCell, encoded_length, glorot, mlp
+
+
+class Config(Section):
+    name: str
+    deter: int = Field(ge=0, le=16384)  # units of the deterministic path h; 0 leaves the stochastic one alone (SSM)
+    stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
+    hidden: int = Field(ge=1, le=16384)
+    min_std: float = Field(gt=0, le=1)
+    depths: list[int] = Field(min_length=1, max_length=6)  # channels of the encoder's convolutions; the decoder mirrors them
+    kernels: list[int] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
+    reward_units: int = Field(ge=1)
+    reward_layers: int = Field(ge=0, le=8)
+    bits: int = Field(ge=1, le=8)  # colour depth that the model sees
+    dequantise: bool  # add U[0, 2^-bits) to every pixel, anew each time it is seen
+    free_nats: float = Field(ge=0)
+    overshooting: int = Field(ge=1, le=64)  # distance of latent overshooting; 1 is the plain KL
+    image_weight: float = Field(gt=0)
+    reward_weight: float = Field(ge=0)
+    reward_unit: float = Field(gt=0)  # rewards are divided by this inside the model
+    kl_weight: float = Field(ge=0)
+    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate, as PlaNet's
+
+    @model_validator(mode="after")
+    def agree(self) -> "Config":
+        if self.deter == self.stoch == 0:
+            raise ValueError("deter and stoch are both 0: nothing would be remembered; give at least one of them units")
+        if len(self.depths) != len(self.kernels):
+            raise ValueError(f"depths has {len(self.depths)} layers but kernels has {len(self.kernels)}: make them equal")
+        return self
+
+    def fits(self, size: Sequence[int]) -> str | None:
+        """What is wrong with images of this size (Y, X), if anything."""
+        if min(encoded_length(length, len(self.depths)) for length in size) < 1:
+            return f"images of {size[0]}x{size[1]} are too small for {len(self.depths)} convolutions: use fewer depths"
+        return None
+
+
+def build(config: Config, spec: Spec) -> "RSSM":
+    return RSSM(config, spec)
+
+
+class State(NamedTuple):
+    """deter is h (N, D); mean, std and their sample stoch are z's (N, S). The prior's when imagined, else the posterior's."""
+
+    deter: Tensor
+    mean: Tensor
+    std: Tensor
+    stoch: Tensor
+
+
+class RSSM(WorldModel):
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        belief = config.deter or config.hidden
+        features = config.deter + config.stoch
+        self.encoder = Encoder(spec.image, config.depths)
+        self.decoder = Decoder(features, spec.image, config.depths, config.kernels)
+        self.enter = glorot(nn.Linear(config.stoch + spec.action, config.hidden))
+        if config.deter:
+            self.gru = GRUCell(config.hidden, config.deter)
+        if config.stoch:
+            self.prior = mlp(belief, config.hidden, 1, 2 * config.stoch)
+            # One dense layer on [h, embedding], kept as two halves: the image's half runs once for all of time.
+            joint = glorot(nn.Linear(belief + self.encoder.size, config.hidden))
+            self.posterior_belief = nn.Linear(belief, config.hidden)
+            self.posterior_image = nn.Linear(self.encoder.size, config.hidden, bias=False)
+            with torch.no_grad():
+                self.posterior_belief.weight.copy_(joint.weight[:, :belief])
+                self.posterior_image.weight.copy_(joint.weight[:, belief:])
+                self.posterior_belief.bias.zero_()
+            self.posterior = glorot(nn.Linear(config.hidden, 2 * config.stoch))
+        else:
+            self.posterior_image = glorot(nn.Linear(self.encoder.size, config.hidden))
+            self.correct = GRUCell(config.hidden, config.deter)
+        self.reward_head = mlp(features, config.reward_units, config.reward_layers, 1)
+        if config.continue_weight:
+            self.continue_head = mlp(features, config.reward_units, config.reward_layers, 1)
+
+    # ---- the interface ----
+
+    def initial(self, n: int) -> State:
+        zeros = self.enter.weight.new_zeros
+        return State(zeros(n, self.config.deter), *(zeros(n, self.config.stoch) for _ in range(3)))
+
+    def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
+        return self.believe(state, action, self.embed(self.preprocess(image)), first)[0]
+
+    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
+        belief = self.step(state, action)
+        return self.latent(belief, self.prior(belief) if self.config.stoch else None, sample)
+
+    def features(self, state: State) -> Tensor:
+        return torch.cat([state.stoch, state.deter], -1)
+
+    def reward(self, state: State) -> Tensor:
+        return self.reward_head(self.features(state)).squeeze(-1).float() * self.config.reward_unit
+
+    def continues(self, state: State) -> Tensor:
+        if not self.config.continue_weight:
+            return state.stoch.new_ones(state.stoch.shape[:-1])
+        return self.continue_head(self.features(state)).squeeze(-1).float().sigmoid()
+
+    def decode(self, state: State) -> Tensor:
+        return self.decoder(self.features(state)).float() + 0.5
+
+    # ---- one step ----
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """uint8 -> floor(x / 2^(8-bits)) / 2^bits (+ U[0, 2^-bits)) - 0.5: five bits give [-0.5, 0.5) in 32 steps (T30)."""
+        bits = self.config.bits
+        image = torch.floor(image.float() / 2 ** (8 - bits)) / 2**bits if bits < 8 else image.float() / 256
+        if self.config.dequantise:
+            image = image + torch.rand_like(image) / 2**bits
+        return image - 0.5
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Preprocessed images (N, C, Y, X) -> the image's share of the posterior's hidden layer, (N, hidden)."""
+        return self.posterior_image(self.encoder(image))
+
+    def step(self, state: State, action: Tensor) -> Tensor:
+        """What is believed before any look: h, or without a deterministic path the hidden layer itself."""
+        hidden = F.relu(self.enter(torch.cat([state.stoch, action], -1)))
+        return self.gru(hidden, state.deter) if self.config.deter else hidden
+
+    def latent(self, belief: Tensor, statistics: Tensor | None, sample: bool) -> State:
+        """A state from a belief and the raw mean and std of z."""
+        deter = belief if self.config.deter else belief[:, :0]
+        if statistics is None:
+            return State(deter, *[belief[:, :0]] * 3)
+        mean, std = statistics.float().chunk(2, -1)
+        std = F.softplus(std) + self.config.min_std
+        return State(deter, mean, std, latents.sample(mean, std) if sample else mean)
+
+    def believe(self, state: State, action: Tensor, embed: Tensor, first: Tensor) -> tuple[State, Tensor]:
+        """One step of observing: the posterior state, and the belief that the prior reads."""
+        state = where(first, each(torch.zeros_like, state), state)
+        belief = self.step(state, torch.where(first[:, None], 0.0, action))  # an episode has no action before its first row
+        if self.config.stoch:
+            statistics = self.posterior(F.relu(self.posterior_belief(belief) + embed))
+            return self.latent(belief, statistics, sample=True), belief
+        return self.latent(self.correct(F.relu(embed), belief), None, sample=True), belief
+
+    # ---- learning ----
+
+    def loss(self, batch: Batch) -> tuple[Tensor, State, dict[str, Tensor]]:
+        length = batch.reward.shape[1]
+        image = self.preprocess(batch.image)  # (B, T, C, Y, X)
+        embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
+        state = self.initial(len(embed))
+        steps, beliefs = [], []
+        for t in range(length):
+            state, belief = self.believe(state, batch.action[:, t], embed[:, t], batch.first[:, t])
+            steps.append(state)
+            beliefs.append(belief)
+        states = stack(steps)  # (B, T, ...)
+        losses, metrics = self.heads(states, batch, image)
+        if self.config.stoch:
+            prior = self.latent(belief := torch.stack(beliefs, 1).flatten(0, 1), self.prior(belief), sample=False)
+            prior = each(lambda a: a.unflatten(0, (-1, length)), prior)
+            divergence = latents.kl(states.mean, states.std, prior.mean, prior.std)  # (B, T)
+            losses["kl"] = self.config.kl_weight * self.overshoot(divergence, states, batch)
+            metrics |= {
+                "kl": divergence.mean(),
+                "entropy_prior": latents.entropy(prior.std).mean(),
+                "entropy_posterior": latents.entropy(states.std).mean(),
+            }
+        else:  # without z nothing ties the prediction to the image: let the same heads read it before the look, too
+            before = State(torch.stack(beliefs, 1), *[torch.stack(beliefs, 1)[..., :0]] * 3)
+            ahead, _ = self.heads(before, batch, image)
+            losses = {name: 0.5 * (losses[name] + ahead[name]) for name in losses}
+        metrics |= {f"loss_{name}": value for name, value in losses.items()}
+        return torch.stack(list(losses.values())).sum(), states, metrics
+
+    def heads(self, states: State, batch: Batch, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted losses of what is read from states (B, T, ...), and metrics."""
+        config, features = self.config, self.features(flatten(states))  # (N, F)
+        reward = self.reward_head(features).squeeze(-1).float()
+        target = batch.reward.flatten() / config.reward_unit
+        decoded = self.decoder(features).float()
+        losses = {
+            "image": config.image_weight * latents.unit_nll(image.flatten(0, 1), decoded).sum((1, 2, 3)).mean(),
+            "reward": config.reward_weight * latents.unit_nll(target, reward).mean(),
+        }
+        if config.continue_weight:
+            logit = self.continue_head(features).squeeze(-1).float()
+            goes_on = 1 - batch.terminal.flatten().float()
+            losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, goes_on)
+        return losses, {"reward_error": (reward - target).abs().mean() * config.reward_unit}
+
+    def overshoot(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
+        """(1/D) sum over d of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7); D = 1 is the plain KL.
+
+        For d > 1 the posterior's gradient is stopped (T11), and pairs with an episode's start between them do not count.
+        """
+        total = F.relu(divergence - self.config.free_nats).mean()
+        ahead, whole = states, torch.ones_like(batch.first)
+        for d in range(1, min(self.config.overshooting, batch.first.shape[1] - 1) + 1):
+            if self.config.overshooting == 1:
+                break
+            rows = whole.shape[1] - 1  # start rows that still have a target d steps later
+            flat = flatten(each(lambda a, rows=rows: a[:, :rows], ahead))
+            ahead = each(lambda a, rows=rows: a.unflatten(0, (-1, rows)), self.imagine(flat, batch.action[:, d:].flatten(0, 1)))
+            whole = whole[:, :rows] & ~batch.first[:, d:]
+            if d > 1:
+                posterior = each(lambda a, d=d: a[:, d:].detach(), states)
+                apart = latents.kl(posterior.mean, posterior.std, ahead.mean, ahead.std)
+                total = total + (F.relu(apart - self.config.free_nats) * whole).sum() / whole.sum().clamp(min=1)
+        return total / self.config.overshooting
