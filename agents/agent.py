@@ -1,0 +1,185 @@
+"""An agent: one world model, one actor, and the memory that it carries from step to step.
+
+Device and precision live here and nowhere else. `act(memory, image) -> (action, memory)` and `learn(batch) -> metrics`.
+"""
+
+import contextlib
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from agents.base import Actor, Plan
+from worldmodel.base import Batch, Spec, WorldModel, each, where
+from worldmodel.config import Section
+
+PATIENCE = 10  # non-finite updates in a row before giving up
+
+
+class Config(Section):
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]  # of the networks; statistics, losses and the optimiser are always float32
+    learning_rate: float = Field(gt=0, lt=1)
+    epsilon: float = Field(gt=0)  # Adam's
+    clip: float = Field(gt=0)  # the gradient's largest norm
+    threads: int | None = Field(ge=1)  # of the CPU; None leaves the choice to torch
+
+
+class Memory(NamedTuple):
+    """What an agent carries through an episode; rows are environments."""
+
+    state: Any
+    action: Tensor  # (N, A) the last action, which leads to the next image
+    plan: Plan
+
+
+class Diverged(RuntimeError):
+    """The loss was not finite too often."""
+
+
+class Agent:
+    def __init__(self, config: Config, model: WorldModel, actor: Actor, spec: Spec) -> None:
+        self.config, self.spec = config, spec
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.model, self.actor = model.to(self.device), actor.to(self.device)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.learning_rate, eps=config.epsilon, fused=True
+        )
+        self.skipped = 0  # non-finite updates since the last good one
+
+    def with_actor(self, actor: Actor) -> "Agent":
+        """Another way to act on the same world model."""
+        return Agent(self.config, self.model, actor, self.spec)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    # ---- acting ----
+
+    def initial(self, n: int) -> Memory:
+        plan = each(lambda a: a.to(self.device), self.actor.initial(n))
+        return Memory(self.model.initial(n), torch.zeros(n, self.spec.action, device=self.device), plan)
+
+    @torch.no_grad()
+    def act(
+        self, memory: Memory | None, image: np.ndarray, first: np.ndarray | None = None, explore: bool = False
+    ) -> tuple[np.ndarray, Memory]:
+        """What to do now. memory=None starts afresh.
+
+        One image (C, Y, X) gives what env.step takes: an action (A,), or an integer if actions are discrete. A batch
+        (N, C, Y, X), with first (N,) true where an episode starts, gives rows (N, A): one-hot if discrete.
+        """
+        self.check(image)
+        if image.ndim == 3:
+            rows, memory = self.act(memory, image[None], None if first is None else np.reshape(first, 1), explore)
+            return (rows[0].argmax() if self.spec.discrete else rows[0]), memory
+        n = len(image)
+        fresh = self.initial(n)
+        starts = torch.ones(n, dtype=torch.bool) if memory is None else torch.zeros(n, dtype=torch.bool)
+        if first is not None:
+            starts |= torch.from_numpy(np.asarray(first, bool))
+        starts = starts.to(self.device)
+        memory = memory or fresh
+        with self.autocast():
+            pixels = torch.from_numpy(image).to(self.device)
+            state = self.model.observe(memory.state, memory.action, pixels, starts)
+            action, plan = self.actor.act(state, where(starts, fresh.plan, memory.plan), explore)
+        return action.float().cpu().numpy(), Memory(state, action, plan)
+
+    def check(self, image: np.ndarray) -> None:
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-3:] != tuple(self.spec.image):
+            raise ValueError(
+                f"this agent sees uint8 images {tuple(self.spec.image)} (channels, rows, columns) or batches of them, "
+                f"not {image.dtype} {image.shape}: envs.make(agent.env) gives the environment with the right face"
+            )
+
+    # ---- learning ----
+
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """One update. A non-finite loss or gradient changes nothing and is counted; ten in a row raise Diverged."""
+        batch = Batch(*(part.to(self.device, non_blocking=True) for part in batch))
+        with self.autocast():
+            loss, states, metrics = self.model.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if torch.isfinite(norm) and torch.isfinite(loss):
+            self.optimizer.step()
+            self.skipped = 0
+        else:
+            self.optimizer.zero_grad()
+            self.skipped += 1
+            if self.skipped >= PATIENCE:
+                raise Diverged(f"the loss or its gradient was not finite in {PATIENCE} updates in a row")
+            return {"skipped": torch.ones(())}
+        with self.autocast():
+            metrics |= self.actor.learn(each(Tensor.detach, states))
+        return {"loss": loss, "gradient_norm": norm, **metrics}
+
+    # ---- what a checkpoint holds ----
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything learned, by file: model, actor, optim."""
+        names = [name for name, _ in self.model.named_parameters()]
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "model": self.model.state_dict(),
+            "actor": self.actor.state_dict(),
+            "optim": {f"{names[i]}/{key}": value for i, state in moments.items() for key, value in state.items()}
+            | {"skipped": torch.tensor(self.skipped)},
+        }
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        """The reverse of tensors(). Without 'optim' the agent can act but starts learning afresh."""
+        self.model.load_state_dict(tensors["model"])
+        self.actor.load_state_dict(tensors["actor"])
+        if "optim" in tensors:
+            flat = dict(tensors["optim"])
+            self.skipped = int(flat.pop("skipped"))
+            state: dict[int, dict[str, Tensor]] = {}
+            numbers = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
+            for path, value in flat.items():
+                name, key = path.rsplit("/", 1)
+                state.setdefault(numbers[name], {})[key] = value
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+    def random_state(self) -> dict[str, Tensor]:
+        """The generators' states: with them the same noise is drawn again."""
+        states = {"cpu": torch.get_rng_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
+
+    def set_random_state(self, states: dict[str, Tensor]) -> None:
+        torch.set_rng_state(states["cpu"])
+        if self.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.device)
+
+    @contextlib.contextmanager
+    def own_randomness(self, seed: int) -> Any:
+        """Draw from another, seeded stream for a while: evaluating must not change what is learned."""
+        before = self.random_state()
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            self.set_random_state(before)
+
+
+def choose_device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("agent.device is cuda but torch sees no GPU: use agent.device=cpu, or install a driver")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """auto: bf16 where the hardware multiplies it faster than float32."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    flags = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 or newer
+    return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"

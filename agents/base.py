@@ -1,0 +1,57 @@
+"""The Actor interface: what decides in latent space. It knows a model only through worldmodel/base.py."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.base import Spec, WorldModel
+
+
+class Plan(NamedTuple):
+    """What an actor remembers from step to step, and what it expects of it; rows first."""
+
+    actions: Tensor  # (N, H, A) the planned actions, the next one first; H = 0 for actors that do not plan
+    value: Tensor  # (N,) the return that the plan expects over its horizon; NaN if none
+
+
+class Actor(nn.Module, ABC):
+    """A planner, or a controller learned in imagination. Its memory is passed, never hidden."""
+
+    model: WorldModel
+
+    def __init__(self, model: WorldModel, spec: Spec) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", model)  # not a submodule: the actor's parameters are not the model's
+        self.spec = spec
+
+    @abstractmethod
+    def initial(self, n: int) -> Plan:
+        """The memory at an episode's start: n rows."""
+
+    @abstractmethod
+    def act(self, state: Any, plan: Plan, explore: bool) -> tuple[Tensor, Plan]:
+        """The actions (N, A) to take in a state, bounded to [-1, 1] or one-hot, and the new memory."""
+
+    def learn(self, states: Any) -> dict[str, Tensor]:
+        """Improve in imagination, starting from states (B, T, ...). Planners have nothing to learn."""
+        return {}
+
+
+def propose(spec: Spec, *shape: int, device: torch.device | str | None = None) -> Tensor:
+    """Uniformly random actions, (*shape, A): in [-1, 1], or one-hot."""
+    if spec.discrete:
+        choice = torch.randint(spec.action, shape, device=device)
+        return F.one_hot(choice, spec.action).float()
+    return torch.rand(*shape, spec.action, device=device) * 2 - 1
+
+
+def explored(spec: Spec, action: Tensor, noise: float) -> Tensor:
+    """Exploration: N(0, noise^2) added and clipped (noise is the standard deviation, T23); or, for discrete actions,
+    a uniformly random one with probability `noise`. (N, A) -> (N, A)."""
+    if spec.discrete:
+        other = torch.rand(len(action), 1, device=action.device) < noise
+        return torch.where(other, propose(spec, len(action), device=action.device), action)
+    return (action + noise * torch.randn_like(action)).clamp(-1, 1)

@@ -1,0 +1,75 @@
+"""How good an agent is, and what it dreams: shared by train.py while learning and by evaluate.py afterwards."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.agent import Agent
+from agents.imagination import Dream, dream, horizon_errors
+from agents.rollout import Environments, Trial, confidence, promise_kept, rollout
+from worldmodel.base import Batch
+
+CONTEXT, FILMS, LENGTH = 5, 3, 50  # of the dreams that are shown: looks, sequences, rows
+
+
+def evaluate(
+    agent: Agent, envs: Environments, seeds: Sequence[int], seed: int, stop: Callable[[], bool] = lambda: False
+) -> tuple[list[Trial], dict[str, float]]:
+    """One noise-free episode per seed. The agent's own stream of randomness is left as it was."""
+    with agent.own_randomness(seed):
+        trials, seconds = rollout(agent.act, envs, seeds, explore=False, stop=stop)
+    mean, interval = confidence([trial.score for trial in trials])
+    decisions = sum(len(trial.predicted) for trial in trials)
+    values = {
+        "evaluate/return": mean,
+        "evaluate/interval": interval,  # half-width of the 95 % interval
+        "evaluate/episode_length": decisions / len(trials),
+        "evaluate/act_ms": 1000 * seconds.act / decisions * min(envs.count, len(trials)),
+        **planned(trials, "evaluate"),
+    }
+    return trials, {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def planned(trials: Sequence[Trial], prefix: str) -> dict[str, float]:
+    """What the planner expected over its horizon against what it got: a model that is exploited shows here first."""
+    predicted, obtained = np.array([promise_kept(trial) for trial in trials]).mean(0)
+    return {
+        f"{prefix}/planned_return": float(predicted),
+        f"{prefix}/obtained_return": float(obtained),
+        f"{prefix}/exploitation": float(predicted - obtained),
+    }
+
+
+def dreams(agent: Agent, trials: Sequence[Trial], seed: int) -> tuple[Dream, dict[str, float]]:
+    """Open-loop dreams of evaluation episodes, which were never learned from, and their errors by horizon."""
+    rows = min(LENGTH, *(len(trial.episode.reward) for trial in trials[:FILMS]))
+
+    def cut(name: str) -> Tensor:
+        arrays = [getattr(trial.episode, name)[:rows] for trial in trials[:FILMS]]
+        return torch.from_numpy(np.stack(arrays)).to(agent.device)
+
+    first = torch.zeros(len(trials[:FILMS]), rows, dtype=torch.bool, device=agent.device)
+    first[:, 0] = True
+    batch = Batch(cut("image"), cut("action"), cut("reward"), first, cut("terminal"))
+    with agent.own_randomness(seed), agent.autocast():
+        film = dream(agent.model, batch, CONTEXT)
+    image, reward = horizon_errors(film)
+    errors = {}
+    for ahead in (1, 5, 10, 20, 40):
+        if ahead <= len(image):
+            errors |= {f"dream/image_error_{ahead:02d}": image[ahead - 1], f"dream/reward_error_{ahead:02d}": reward[ahead - 1]}
+    return film, errors
+
+
+def metrics_of(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Collected episodes, summed up."""
+    values = {
+        "collect/return": float(np.mean([trial.score for trial in trials])),
+        "collect/episode_length": float(np.mean([len(trial.predicted) for trial in trials])),
+        **planned(trials, "collect"),
+    }
+    return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -1,0 +1,72 @@
+"""Rollouts in latent space: the score that every planner maximises, and the open-loop dream."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldmodel.base import Batch, WorldModel, flatten, repeat, stack
+
+
+def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
+    """The return of action sequences imagined from each state: state (N, ...), actions (N, K, H, A) -> (N, K).
+
+    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u): rewards are read AFTER each action (T21), and
+    nothing counts after a likely death (T26). Each candidate follows one sampled latent path, as in PlaNet.
+    """
+    n, k, horizon, _ = actions.shape
+    flat = actions.flatten(0, 1)  # (N*K, H, A)
+    states, here = [], repeat(state, k)
+    for t in range(horizon):
+        here = model.imagine(here, flat[:, t])
+        states.append(here)
+    path = flatten(stack(states))  # (N*K*H, ...)
+    reward = model.reward(path).view(n, k, horizon)
+    alive = model.continues(path).view(n, k, horizon).cumprod(-1)
+    return reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)
+
+
+class Dream(NamedTuple):
+    """An open-loop dream beside what really happened. Images (B, T, C, Y, X) in [0, 1], rewards (B, T)."""
+
+    real: Tensor
+    reconstruction: Tensor  # what the model sees, looking all the time
+    imagined: Tensor  # what it imagines after `context` looks, from the actions alone
+    reward: Tensor
+    reward_imagined: Tensor
+    context: int
+
+
+@torch.no_grad()
+def dream(model: WorldModel, batch: Batch, context: int) -> Dream:
+    """Observe everything; and beside it, from the state after `context` rows, imagine the rest with eyes closed."""
+    state = model.initial(len(batch.reward))
+    seen, imagined = [], []
+    for t in range(batch.reward.shape[1]):
+        state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
+        seen.append(state)
+        imagined.append(state if t < context else model.imagine(imagined[-1], batch.action[:, t]))
+    length = batch.reward.shape[1]
+    looked, dreamt = flatten(stack(seen)), flatten(stack(imagined))
+
+    def rows(a: Tensor) -> Tensor:
+        return a.unflatten(0, (-1, length)).float().cpu()
+
+    return Dream(
+        batch.image.float().cpu() / 255,
+        rows(model.decode(looked)).clamp(0, 1),
+        rows(model.decode(dreamt)).clamp(0, 1),
+        batch.reward.cpu(),
+        rows(model.reward(dreamt)),
+        context,
+    )
+
+
+def horizon_errors(dream: Dream) -> tuple[list[float], list[float]]:
+    """Image (mean squared) and reward (mean absolute) error by horizon: entry h is h + 1 steps after the last look."""
+    ahead = slice(dream.context, None)
+    image = (dream.imagined - dream.real)[:, ahead].square().mean((0, 2, 3, 4))
+    reward = (dream.reward_imagined - dream.reward)[:, ahead].abs().mean(0)
+    return image.tolist(), reward.tolist()
+
+
