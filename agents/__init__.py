@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.agent import Agent
+from agents.agent import Agent, Config
 from agents.base import Actor
 from worldmodel import config
 from worldmodel.base import Spec, WorldModel
 from worldmodel.run import Run
 
-__all__ = ["Agent", "build", "load"]
+__all__ = ["Agent", "build", "build_actor", "load"]
 
 
 def build(sections: Mapping[str, Any], spec: Spec) -> Agent:
@@ -26,9 +26,14 @@ def build_actor(section: Any, model: WorldModel, spec: Spec) -> Actor:
 
 
 def load(folder: str | Path, device: str = "auto") -> Agent:
-    """The trained agent of a run's folder, from its newest complete checkpoint; `agent.env` is its environment's config."""
-    from agents.agent import Config
+    """The trained agent of a run's folder, from its newest complete checkpoint.
 
+        agent = agents.load("runs/cartpole1")
+        env = envs.make(agent.env)  # the environment that it was trained in
+        action, memory = agent.act(memory, image)
+
+    Raises RunError if the folder is not a run or has no complete checkpoint.
+    """
     run = Run.read(Path(folder))
     kinds = {"agent": Config, "model": "worldmodel", "actor": "agents"}
     raw = {key: run.config[key] for key in kinds}

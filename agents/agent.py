@@ -51,6 +51,7 @@ class Agent:
             self.model.parameters(), lr=config.learning_rate, eps=config.epsilon, fused=True
         )
         self.skipped = 0  # non-finite updates since the last good one
+        self.env: dict[str, Any] = {}  # the config of the environment that it was trained in, if it was loaded
 
     def with_actor(self, actor: Actor) -> "Agent":
         """Another way to act on the same world model."""
@@ -95,7 +96,7 @@ class Agent:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-3:] != tuple(self.spec.image):
             raise ValueError(
                 f"this agent sees uint8 images {tuple(self.spec.image)} (channels, rows, columns) or batches of them, "
-                f"not {image.dtype} {image.shape}: envs.make(agent.env) gives the environment with the right face"
+                f"not {image.dtype} {image.shape}: envs.make(agent.env) makes an environment that fits"
             )
 
     # ---- learning ----
