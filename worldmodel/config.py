@@ -7,7 +7,7 @@ looked up among those files: no config, shared or edited, can name other code.
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,16 @@ class Section(BaseModel):
     """A frozen, checked part of the config. Subclasses stand above what they feed and have no defaults: numbers live in YAML."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ModelConfig(Section):
+    """What train.py asks of every world model's Config."""
+
+    name: str
+
+    def fits(self, size: Sequence[int]) -> str | None:
+        """What is wrong with images of this size (Y, X), if anything."""
+        return None
 
 
 class ConfigError(ValueError):
@@ -87,9 +97,22 @@ def check(
             checked[key] = model.model_validate(dict(raw[key]))
         except ValidationError as error:
             lines += [describe(key, model, mistake) for mistake in error.errors()]
+            lines += contradictions(key, model, raw[key])
     if lines:
         raise ConfigError(lines)
     return checked
+
+
+def contradictions(section: str, model: type[BaseModel], raw: Mapping[Any, Any]) -> list[str]:
+    """Pairs that disagree, which pydantic does not look at while there are unknown keys."""
+    known = {key: value for key, value in raw.items() if key in model.model_fields}
+    if len(known) == len(raw):
+        return []
+    try:
+        model.model_validate(known)
+    except ValidationError as error:
+        return [describe(section, model, mistake) for mistake in error.errors() if not mistake["loc"]]
+    return []
 
 
 def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterable[str] = ()) -> str:

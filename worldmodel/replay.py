@@ -88,7 +88,8 @@ class Replay:
             raise ValueError(f"an episode of {rows} rows does not fit: replay.capacity is {self.capacity} rows; raise it")
         while len(self) + rows > self.capacity:
             old = self.chunks.popleft()
-            self.unsaved.pop(old.digest, None)
+            if old not in self.chunks:  # the same episode may have happened twice
+                self.unsaved.pop(old.digest, None)
             self.begin += old.rows
         at = torch.arange(self.end, self.end + rows) % self.capacity
         self.image[at] = torch.from_numpy(episode.image)
@@ -170,7 +171,7 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
             raise ValueError(f"its shape is {episode.image.shape}, not {(chunk.rows, *spec.image)}")
         if episode.digest() != chunk.digest:
             raise ValueError("its content does not match its digest")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, MemoryError) as error:
         raise DamagedChunk(f"replay chunk {path.name} is damaged or missing: {error}") from error
     except zipfile.zlib.error as error:  # type: ignore[attr-defined]
         raise DamagedChunk(f"replay chunk {path.name} is damaged: {error}") from error

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from worldmodel import latents
 from worldmodel.base import Batch, Spec, WorldModel, each, flatten, stack, where
-from worldmodel.config import Section
+from worldmodel.config import ModelConfig
 from worldmodel.networks import Decoder, Encoder, GRUCell, encoded_length, glorot, mlp
 
 
-class Config(Section):
-    name: str
+class Config(ModelConfig):
     deter: int = Field(ge=0, le=16384)  # units of the deterministic path h; 0 leaves the stochastic one alone (SSM)
     stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
     hidden: int = Field(ge=1, le=16384)
@@ -53,7 +52,6 @@ class Config(Section):
         return self
 
     def fits(self, size: Sequence[int]) -> str | None:
-        """What is wrong with images of this size (Y, X), if anything."""
         if min(encoded_length(length, len(self.depths)) for length in size) < 1:
             return f"images of {size[0]}x{size[1]} are too small for {len(self.depths)} convolutions: use fewer depths"
         return None

@@ -1,0 +1,201 @@
+"""How fast, and how far from the machine's limit:  python benchmarks/speed.py --json out.json
+
+Measures one update and one plan at PlaNet's published sizes, replay, rendering and memory, each beside its floor: operations
+over the matrix rate measured here, bytes over the copy rate measured here. "plain" is the same mathematics in eager float32,
+measured in the same run, so that the ratio holds on a noisy machine. Times are medians.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import agents  # noqa: E402
+import envs  # noqa: E402
+from agents.agent import Agent, Config  # noqa: E402
+from worldmodel import replay  # noqa: E402
+from worldmodel.base import Spec  # noqa: E402
+from worldmodel.config import check  # noqa: E402
+from worldmodel.run import commit  # noqa: E402
+
+SPEC = Spec((3, 64, 64), 6, False)
+BATCH, LENGTH, EPISODE = 50, 50, 250
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--no-env", action="store_true", help="leave the rendering out: for machines without GL")
+    options = parser.parse_args()
+    figures = measure(options)
+    width = max(len(name) for name in figures["figures"])
+    print(f"{figures['machine']['processor']}, {figures['machine']['threads']} threads, torch {torch.__version__}")
+    for name, row in figures["figures"].items():
+        print(f"{name:{width}}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    ours, plain = agent(options.device, "auto"), agent(options.device, "fp32")
+    rates = {"fp32": matrix_rate(ours.device, torch.float32), "bf16": matrix_rate(ours.device, torch.bfloat16)}
+    copied = copy_rate()
+    store = filled()
+    rng = np.random.default_rng(0)
+    batch = store.sample(rng)
+    image = np.zeros((1, *SPEC.image), np.uint8)
+    figures: dict[str, dict[str, float]] = {
+        "matrix rate": {"bf16_gflops": rates["bf16"] / 1e9, "fp32_gflops": rates["fp32"] / 1e9},
+        "copy rate": {"gb_per_s": copied / 1e9},
+        f"update {BATCH}x{LENGTH}": beside(
+            lambda a: a.learn(batch), ours, plain, rates[ours.precision], options.repeats
+        ),
+        "plan 12x10x1000, 1 env": beside(lambda a: a.act(None, image), ours, plain, rates[ours.precision], options.repeats),
+        "plan 12x10x1000, 4 envs": beside(
+            lambda a: a.act(None, image.repeat(4, 0)), ours, plain, rates[ours.precision], options.repeats
+        ),
+    }
+    size = sum(part.numel() * part.element_size() for part in batch)
+    seconds = timed(lambda: store.sample(rng), ours.device, 4 * options.repeats)
+    figures["replay sample"] = {
+        "seconds": seconds,
+        "samples_per_s": BATCH / seconds,
+        "floor_seconds": size / copied,
+        "times_floor": seconds / (size / copied),
+    }
+    if not options.no_env:
+        figures["env frames, Pendulum-v1 at 64x64"] = {"frames_per_s": frames("gym")}
+        figures["env frames, dmc cartpole_swingup"] = {"frames_per_s": frames("dmc", action_repeat=8)}
+    figures["peak memory"] = {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    if ours.device.type == "cuda":
+        figures["peak memory"]["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    machine = {
+        "device": torch.cuda.get_device_name() if ours.device.type == "cuda" else "cpu",
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": ours.precision,
+        "commit": commit(),
+        "command": "python " + " ".join(sys.argv),
+    }
+    return {"machine": machine, "figures": figures}
+
+
+def agent(device: str, precision: str) -> Agent:
+    """PlaNet's agent with a six-dimensional action."""
+    settings = yaml.safe_load((ROOT / "configs/train.yaml").read_text())["agent"]
+    raw = {
+        "agent": {**settings, "device": device, "precision": precision},
+        "model": yaml.safe_load((ROOT / "configs/model/rssm.yaml").read_text()),
+        "actor": yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text()),
+    }
+    torch.manual_seed(0)
+    return agents.build(check(raw, {"agent": Config, "model": "worldmodel", "actor": "agents"}), SPEC)
+
+
+def filled() -> replay.Replay:
+    """A replay of random episodes, larger than the processor's caches."""
+    rng = np.random.default_rng(0)
+    rows = 10 * (EPISODE + 1)
+    store = replay.Replay(replay.Config(batch=BATCH, length=LENGTH, capacity=rows), SPEC)
+    for _ in range(10):
+        shape = (EPISODE + 1, *SPEC.image)
+        store.add(
+            replay.Episode(
+                rng.integers(256, size=shape, dtype=np.uint8),
+                rng.uniform(-1, 1, (EPISODE + 1, SPEC.action)).astype(np.float32),
+                rng.normal(size=EPISODE + 1).astype(np.float32),
+                np.zeros(EPISODE + 1, bool),
+            )
+        )
+    return store
+
+
+def beside(
+    job: Callable[[Agent], Any], ours: Agent, plain: Agent, rate: float, repeats: int
+) -> dict[str, float]:
+    """Ours, the plain one, and the floor of the same job."""
+    with FlopCounterMode(display=False) as counter:
+        job(plain)
+    floor = counter.get_total_flops() / rate
+    for _ in range(2):
+        job(ours)
+    seconds, reference = (timed(lambda a=a: job(a), a.device, repeats) for a in (ours, plain))
+    return {
+        "seconds": seconds,
+        "plain_seconds": reference,
+        "times_faster": reference / seconds,
+        "gflop": counter.get_total_flops() / 1e9,
+        "floor_seconds": floor,
+        "times_floor": seconds / floor,
+    }
+
+
+def timed(job: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """The median seconds of a job, the device's queue emptied."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        job()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations per second of a square matrix product."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    timed(lambda: a @ a, device, 3)
+    return 2 * size**3 / timed(lambda: a @ a, device, 9)
+
+
+def copy_rate() -> float:
+    """Bytes per second of copying 256 MB in main memory."""
+    a = torch.ones(256 << 20, dtype=torch.uint8)
+    b = torch.empty_like(a)
+    return a.numel() / timed(lambda: b.copy_(a), torch.device("cpu"), 9)
+
+
+def frames(name: str, **changes: Any) -> float:
+    """Rendered frames per second of one environment, simulation included."""
+    section = yaml.safe_load((ROOT / f"configs/env/{name}.yaml").read_text()) | changes
+    world = envs.vector(check({"env": section}, {"env": "envs"})["env"])
+    world.reset({0: 0})
+    actions = np.zeros((1, world.action), np.float32)
+    world.step(actions)
+    began = time.perf_counter()
+    for _ in range(100):
+        world.step(actions)
+    seconds = time.perf_counter() - began
+    world.close()
+    return 100 / seconds
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Chooses how MuJoCo renders without a screen, before MuJoCo is imported (it reads MUJOCO_GL only once).
+
+The user's MUJOCO_GL wins; else EGL where it really works (GPU, or Mesa on the CPU); else OSMesa. Errors:
+EnvError with the Debian package to install."""
+
+import functools
+import os
+import subprocess
+import sys
+
+from envs.guard import EnvError
+
+PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # Debian's names
+
+PROBE = """
+import mujoco
+context = mujoco.GLContext(16, 16)
+context.make_current()
+from OpenGL import GL
+assert GL.glGetString(GL.GL_RENDERER)
+context.free()
+"""
+
+
+@functools.cache
+def works(backend: str) -> bool:
+    """Whether "egl" or "osmesa" gives a context. Asked in a child: a driver that fails may take its process
+    along."""
+    environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    command = [sys.executable, "-c", PROBE]
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, timeout=60).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def choose() -> str:
+    """Sets MUJOCO_GL and PYOPENGL_PLATFORM for this process and its children; returns the backend's name."""
+    chosen = os.environ.get("MUJOCO_GL", "").lower()
+    if not chosen:
+        if sys.platform != "linux":
+            return "glfw"  # MuJoCo's own choice, which needs no help there
+        chosen = next((backend for backend in PACKAGES if works(backend)), "")
+        if not chosen:
+            packages = " or ".join(f"`apt-get install {package}`" for package in PACKAGES.values())
+            raise EnvError(f"MuJoCo finds no way to render without a screen; install one: {packages}")
+        os.environ["MUJOCO_GL"] = chosen
+    if chosen in PACKAGES:  # MuJoCo and dm_control refuse to start when the two disagree
+        os.environ["PYOPENGL_PLATFORM"] = chosen
+    return chosen

@@ -1,0 +1,192 @@
+"""Several environments behind one face, in this process or each in its own; a broken one is named, never
+waited for.
+
+Axes: `N` environment, `C` channel, `Y` row, `X` column, `A` action.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import signal
+import sys
+import time
+import types
+from multiprocessing import connection
+from typing import Any, NoReturn
+from unittest import mock
+
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from envs.face import Config
+from envs.guard import EnvError, where
+from envs.worker import Build, Worker, start
+
+GOODBYE = 5.0  # seconds that a worker has for closing its environment
+
+
+class Vector:
+    """`count` environments; rows are environments. image: (C, Y, X); action: A, or the number of discrete
+    actions.
+
+    time_limit: simulator steps per episode, None if unknown. Errors: EnvError for everything that goes wrong
+    in an environment or its process, within `config.timeout`; all workers are gone then.
+    Workers end with the thread that made them (Linux), so make it in the main thread."""
+
+    def __init__(self, config: Config, build: Build | None = None) -> None:
+        build = build or importlib.import_module(f"envs.{config.name}").build
+        self.config, self.count, self.action_repeat = config, config.count, config.action_repeat
+        self.image: tuple[int, int, int] = (1 if config.gray else 3, *config.size)
+        self._seed: list[int | None] = [None] * self.count
+        self._episode = [-1] * self.count
+        self._step = [0] * self.count
+        self._async: AsyncVectorEnv | None = None
+        if config.workers:
+            self._async = self._start(build)
+        rows = [functools.partial(Worker, config, build, i, remote=False) for i in range(self.count)]
+        self._vector = self._async or SyncVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED)
+        described = self._call("constructor", "call", "describe")
+        for answer in described:
+            self._check(answer.get("failure"), answer.get("traceback"))
+        if any(answer != described[0] for answer in described):
+            self._fail(f"{config.label}: the environments differ: {described}")
+        self.action: int = described[0]["action"]
+        self.discrete: bool = described[0]["discrete"]
+        self.time_limit: int | None = described[0]["time_limit"]
+
+    def reset(self, seeds: dict[int, int], episodes: dict[int, int] | None = None) -> np.ndarray:
+        """Resets the named rows with these seeds -> all rows' images (N, C, Y, X) uint8, a fresh copy.
+
+        episodes: numbers for messages; counted from 0 when not given.
+        """
+        for i, seed in seeds.items():
+            if not 0 <= i < self.count:
+                raise IndexError(f"row {i} of {self.count} environments")
+            self._seed[i], self._step[i] = seed, 0
+            self._episode[i] = (episodes or {}).get(i, self._episode[i] + 1)
+        options = {"seeds": dict(seeds), "episodes": dict(enumerate(self._episode))}
+        image, info = self._call("reset", "reset", options=options)
+        self._check_all(info)
+        return image
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+        """actions (N, A) in [-1, 1], or one-hot rows -> image (N, C, Y, X) uint8 (a copy), reward (N,)
+        float32, terminated (N,), truncated (N,), and the seconds spent rendering, summed over the
+        environments.
+
+        A row whose episode has ended holds still until it is reset: last image, reward 0, both flags False.
+        """
+        actions = np.asarray(actions, np.float32)
+        if actions.shape != (self.count, self.action) or not np.isfinite(actions).all():
+            raise ValueError(f"actions: wanted finite {(self.count, self.action)}, got {actions.shape}")
+        self._step = [step + 1 for step in self._step]
+        chosen = actions.argmax(axis=1) if self.discrete else actions
+        image, reward, _, _, info = self._call("step", "step", chosen)
+        self._check_all(info)
+        none = np.zeros(self.count)
+        terminated, truncated = (np.asarray(info.get(key, none), bool) for key in ("terminated", "truncated"))
+        seconds = float(np.sum(info.get("rendering", none)))
+        return image, np.asarray(reward, np.float32), terminated, truncated, seconds
+
+    def close(self) -> None:
+        """Closes the environments and ends their processes; a second call does nothing."""
+        if self._vector.closed:
+            return
+        if self._async is None:
+            self._vector.close()
+            return
+        for pipe in self._async.parent_pipes:
+            with contextlib.suppress(OSError):  # it is gone already
+                pipe.send(("close", None))
+        deadline = time.monotonic() + GOODBYE
+        for process in self._async.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        self._kill()
+
+    def _start(self, build: Build) -> AsyncVectorEnv:
+        rows = [functools.partial(start, self.config, build, i, os.getpid()) for i in range(self.count)]
+        try:
+            # Python would import the main script in every worker, and with it torch: much memory and many
+            # seconds.
+            with mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")}):
+                return AsyncVectorEnv(rows, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+        except (EOFError, OSError) as error:
+            raise EnvError(f"{self.config.label}: a worker's process did not start (see above)") from error
+
+    def _call(self, moment: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        if self._vector.closed:
+            raise EnvError(f"{self.config.label}: the environments are closed")
+        if self._async is None:
+            try:
+                return getattr(self._vector, name)(*args, **kwargs)
+            except EnvError:
+                self._vector.close()
+                raise
+        try:
+            getattr(self._async, f"{name}_async")(*args, **kwargs)
+            self._wait(moment)
+            return getattr(self._async, f"{name}_wait")()
+        except (EOFError, OSError):  # a pipe broke, a moment before its process ends
+            connection.wait([process.sentinel for process in self._async.processes], 1.0)
+            dead = [i for i, process in enumerate(self._async.processes) if not process.is_alive()]
+            self._died(dead[0] if dead else 0, moment)
+
+    def _wait(self, moment: str) -> None:
+        """Until every worker has answered, one has died, or the time is over."""
+        assert self._async is not None
+        pipes, processes = self._async.parent_pipes, self._async.processes
+        waiting, deadline = set(range(self.count)), time.monotonic() + self.config.timeout
+        while waiting:
+            handles: list[Any] = [pipes[i] for i in waiting] + [processes[i].sentinel for i in waiting]
+            ready = connection.wait(handles, max(0.0, deadline - time.monotonic()))
+            for i in sorted(waiting):
+                if processes[i].sentinel in ready:
+                    self._died(i, moment)
+            waiting -= {i for i in waiting if pipes[i] in ready}
+            if waiting and time.monotonic() >= deadline:
+                hung = min(waiting)
+                if hasattr(signal, "SIGUSR1"):
+                    os.kill(processes[hung].pid or 0, signal.SIGUSR1)  # prints its stack, see worker.start
+                    time.sleep(0.1)
+                self._fail(f"{self._where(hung, moment)}: no answer for {self.config.timeout:g} s: it hangs")
+
+    def _died(self, i: int, moment: str) -> NoReturn:
+        assert self._async is not None
+        process = self._async.processes[i]
+        process.join(1.0)
+        code = process.exitcode
+        if code is None:
+            how = "the worker closed its pipe"
+        elif code < 0:
+            how = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            how = f"the worker ended with exit code {code}"
+        self._fail(f"{self._where(i, moment)}: {how}")
+
+    def _check_all(self, info: dict[str, Any]) -> None:
+        none = [None] * self.count
+        for failure, trace in zip(info.get("failure", none), info.get("traceback", none)):
+            self._check(failure, trace)
+
+    def _check(self, failure: str | None, trace: str | None) -> None:
+        if failure:
+            self._fail(failure, RuntimeError(f"in the worker:\n{trace}"))
+
+    def _fail(self, message: str, cause: Exception | None = None) -> NoReturn:
+        self._kill() if self._async else self._vector.close()
+        raise EnvError(message) from cause
+
+    def _kill(self) -> None:
+        assert self._async is not None
+        for process in self._async.processes:
+            process.kill()
+        for process in self._async.processes:
+            process.join()
+        for pipe in self._async.parent_pipes:
+            pipe.close()
+        self._async.closed = True
+
+    def _where(self, i: int, moment: str) -> str:
+        moment = f"agent step {self._step[i]}" if moment == "step" else moment
+        return where(self.config.label, i, self._seed[i], max(self._episode[i], 0), moment)

@@ -1,0 +1,128 @@
+"""One environment as `Vector` holds it: built late, never raising towards gymnasium.vector, still once it has
+ended.
+
+gymnasium.vector cannot reset some rows only, and fails on a step after an end. So ends, failures and render
+time travel in `info`, where only `Vector` reads them, and gymnasium.vector sees an endless environment."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.face import Config
+from envs.guard import EnvError, where
+
+Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed face
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def start(config: Config, build: Build, index: int, parent: int) -> "Worker":
+    """Prepares a worker's process, a child of the process `parent`, and gives its environment."""
+    if os.getpid() == parent:  # gymnasium makes the first one at home too, for its spaces: nothing is built
+        return Worker(config, build, index, remote=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which closes the workers
+    if sys.platform == "linux":
+        # Even a worker that hangs in C must not outlive its parent. This needs "spawn": the fork server waits
+        # for its workers, and they for it.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died meanwhile
+            os._exit(1)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)  # `Vector` asks a hung worker where it hangs
+    cv2.setNumThreads(1)  # as many threads as workers would only fight for the cores
+    return Worker(config, build, index, remote=True)
+
+
+class Worker(gymnasium.Env):
+    """Environment number `index`. remote: failures are reported in info["failure"] instead of raised.
+
+    info of a step: "terminated", "truncated", "rendering" (seconds). The two flags of `step` are always
+    False. After an end, and before the first reset, a step does nothing: last image, reward 0, empty info.
+    """
+
+    def __init__(self, config: Config, build: Build, index: int, remote: bool) -> None:
+        self.config, self.build, self.index, self.remote = config, build, index, remote
+        shape = (1 if config.gray else 3, *config.size)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = spaces.Box(-1, 1, (1,))  # a stand-in: gymnasium.vector only hands rows through
+        self.env: gymnasium.Env | None = None
+        self.image = np.zeros(shape, np.uint8)
+        self.running = False
+
+    def describe(self) -> dict[str, Any]:
+        """Builds the environment -> {"action": A, "discrete": bool, "time_limit": int or None}, or
+        {"failure": ..}."""
+        try:
+            self.env = self.build(self.config)
+            if self.env.observation_space != self.observation_space:
+                raise EnvError(
+                    f"{self.config.label}: the image is {self.env.observation_space} instead of "
+                    f"{self.observation_space}"
+                )
+            space = self.env.action_space
+            discrete = isinstance(space, spaces.Discrete)
+            size = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
+            limit = self.env.metadata.get("time_limit")
+            return {"action": size, "discrete": discrete, "time_limit": limit}
+        except EnvError as error:
+            return self._failed(error)
+        except (Exception, SystemExit) as error:
+            place = where(self.config.label, self.index, None, 0, "constructor")
+            failure = EnvError(f"{place}: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return self._failed(failure)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """options: {"seeds": {index: seed}, "episodes": {index: number}}; not named there: nothing
+        happens."""
+        options = options or {}
+        if self.index not in options["seeds"]:
+            return self.image, {}
+        assert self.env is not None
+        place = {"worker": self.index, "episode": options["episodes"][self.index]}
+        try:
+            self.image, _ = self.env.reset(seed=options["seeds"][self.index], options=place)
+        except EnvError as error:
+            return self.image, self._failed(error)
+        self.running = True
+        return self.image, {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if not self.running:
+            return self.image, 0.0, False, False, {}
+        assert self.env is not None
+        before = self._rendering()
+        try:
+            self.image, reward, terminated, truncated, _ = self.env.step(action)
+        except EnvError as error:
+            return self.image, 0.0, False, False, self._failed(error)
+        self.running = not (terminated or truncated)
+        info = {"terminated": terminated, "truncated": truncated, "rendering": self._rendering() - before}
+        return self.image, float(reward), False, False, info
+
+    def close(self) -> None:
+        if self.env is not None:
+            self.env.close()
+
+    def _failed(self, error: EnvError) -> dict[str, Any]:
+        self.running = False
+        if not self.remote:
+            raise error
+        return {"failure": str(error), "traceback": "".join(traceback.format_exception(error))}
+
+    def _rendering(self) -> float:
+        assert self.env is not None
+        known = self.env.has_wrapper_attr("rendering")
+        return float(self.env.get_wrapper_attr("rendering")) if known else 0.0
