@@ -32,7 +32,7 @@ from worldmodel.replay import Replay
 from worldmodel.run import Run, RunError, differences
 
 COLLECT, EVALUATE, SAMPLE = 0, 1, 2  # streams of randomness
-MAY_CHANGE = ("runs", "salvage", "train.steps", "train.keep", "agent.device", "agent.threads")  # when a run is resumed
+MAY_CHANGE = ("run", "runs", "salvage", "train.steps", "train.keep", "agent.device", "agent.threads")  # when a run is resumed
 
 
 class Config(Section):
@@ -47,7 +47,7 @@ class Config(Section):
 
 class Top(Section):
     seed: int = Field(ge=0, lt=2**31)
-    run: str = Field(pattern=r"^[\w.,=+-]+$")
+    run: str = Field(pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
     runs: str = Field(min_length=1)
     salvage: bool  # resume although replay chunks are damaged: continue without those episodes
 
@@ -93,7 +93,15 @@ class Training:
         resumed = Run.exists(folder)
         self.run = (Run.read(folder) if resumed else Run.create(folder, raw, spec, str(self.agent.device))).lock()
         if resumed:
-            self.load()
+            try:
+                self.load()
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        self.envs.close()
+        self.run.close()
 
     def rows(self) -> int:
         """How many rows of replay the run can fill at most: one per decision and one more per episode."""
@@ -104,19 +112,22 @@ class Training:
         return steps + extra + math.ceil(steps / episode if episode else steps)
 
     def loop(self) -> None:
-        """Until enough env steps were lived through, and learned from."""
+        """Until enough env steps were lived through, and learned from. What is next is told by the counters alone, so that
+        a run that was interrupted anywhere, in an evaluation too, goes on with just that."""
         with Bar(self.config.steps, self.counters.env_steps) as self.bar:
-            while self.due() or self.counters.env_steps < self.config.steps:
+            while True:
+                enough = self.counters.env_steps >= self.config.steps
                 if self.due():
                     self.learn()
                     self.report()
+                elif self.since("evaluated") >= (1 if enough else self.config.eval_every):
+                    self.evaluate()
+                elif self.since("saved") >= (1 if enough else self.config.save_every):
+                    self.save()
+                elif enough:
+                    return
                 else:
                     self.collect()
-                finished = not self.due() and self.counters.env_steps >= self.config.steps
-                if finished or self.since("evaluated") >= self.config.eval_every and not self.due():
-                    self.evaluate()
-                if finished or self.since("saved") >= self.config.save_every and not self.due():
-                    self.save()
 
     def since(self, what: str) -> int:
         return self.counters.episodes - int(getattr(self.counters, what))
@@ -250,11 +261,12 @@ def strict(arguments: list[str]) -> list[str]:
 
 def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config as plain values, and checked. A run that exists brings its own, on which the command line is laid."""
+    task = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     try:
+        fit(composed, [override.partition("=")[0] for override in task])
         raw: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
-    task = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     words = [override for override in task if not override.startswith(("run=", "runs=", "exp=", "salvage="))]
     if raw["run"] is None:
         raw["run"] = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
@@ -262,7 +274,7 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if Run.exists(folder):
         stored = Run.read(folder).config
         if not any(override.startswith("exp=") for override in task):
-            raw = laid_on(stored, raw, [word.partition("=")[0] for word in [*words, "runs=", "salvage="]])
+            raw = laid_on(stored, raw, [word.partition("=")[0] for word in [*words, "run=", "runs=", "salvage="]])
         changed = [
             f"{path}: the run has {old!r}, you ask for {new!r}"
             for path, old, new in differences(stored, raw)
@@ -272,6 +284,16 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             hint = f"to go on with the run as it is: python train.py run={raw['run']}; or choose another name with run=..."
             raise ConfigError([*changed, hint])
     return raw, check(raw, KINDS, Top)
+
+
+def fit(composed: DictConfig, given: list[str]) -> None:
+    """Give the chosen parts the recipe's values for them (its section `parts`), where the command line gave none."""
+    OmegaConf.set_struct(composed, False)
+    recipe = composed.pop("parts", {})
+    for section in ("env", "model", "actor"):
+        chosen = composed.get(section)
+        if isinstance(chosen, DictConfig):
+            chosen.update({k: v for k, v in recipe.get(chosen.get("name"), {}).items() if f"{section}.{k}" not in given})
 
 
 def laid_on(stored: dict[str, Any], composed: dict[str, Any], keys: list[str]) -> dict[str, Any]:
@@ -310,19 +332,26 @@ def run(raw: dict[str, Any], checked: dict[str, Any], stop: Stop) -> None:
         training.loop()
         console.print(f"finished. Next: python evaluate.py {folder} --episodes 20 --seed 0 --video")
     except Interrupted:
-        training.save()
+        keep(training)
         console.print(f"stopped and saved. To go on: python train.py run={folder.name}")
         sys.exit(stop.exit_code)
     except envs.EnvError as error:
-        training.save()
+        keep(training)
         fail(error, 1)
     except agent.Diverged as error:
         fail(f"{error}; the last good checkpoint is kept: python train.py run={folder.name} resumes from it", 1)
     except OSError as error:
         fail(error, 1)
     finally:
-        training.envs.close()
-        training.run.close()
+        training.close()
+
+
+def keep(training: Training) -> None:
+    """Save on the way out."""
+    try:
+        training.save()
+    except OSError as error:
+        fail(error, 1)
 
 
 def fail(error: object, code: int) -> NoReturn:

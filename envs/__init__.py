@@ -2,13 +2,17 @@
 
 import ast
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import gymnasium
 
 from envs.face import Config
 from envs.guard import EnvError
 from envs.vector import Vector  # before `def vector`, which then takes the module's name here
 
-__all__ = ["Config", "EnvError", "Vector", "names", "vector"]
+__all__ = ["Config", "EnvError", "Vector", "make", "names", "vector"]
 
 
 def names() -> list[str]:
@@ -21,6 +25,18 @@ def vector(config: Config) -> Vector:
     if config.name not in names():
         raise EnvError(f"env.name: no '{config.name}' in envs/; there are {', '.join(names())}")
     return Vector(config, importlib.import_module(f"envs.{config.name}").build)
+
+
+def make(section: Mapping[str, Any]) -> gymnasium.Env:
+    """One environment from a config's plain values, with the fixed face: an ordinary Gymnasium environment.
+
+    For a trained agent's own: envs.make(agent.env). Errors: EnvError; pydantic's for wrong values."""
+    name = section.get("name")
+    if name not in names():
+        raise EnvError(f"env.name: no {name!r} in envs/; there are {', '.join(names())}")
+    module = importlib.import_module(f"envs.{name}")
+    env: gymnasium.Env = module.build(module.Config(**section))
+    return env
 
 
 def _builds(path: Path) -> bool:

@@ -4,6 +4,8 @@ The user's MUJOCO_GL wins; else EGL where it really works (GPU, or Mesa on the C
 EnvError with the Debian package to install."""
 
 import functools
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -36,6 +38,9 @@ def works(backend: str) -> bool:
 
 def choose() -> str:
     """Sets MUJOCO_GL and PYOPENGL_PLATFORM for this process and its children; returns the backend's name."""
+    if importlib.util.find_spec("triton"):
+        # torch imports it later, at the first optimiser; after Mesa has loaded its own LLVM that would crash.
+        importlib.import_module("triton")
     chosen = os.environ.get("MUJOCO_GL", "").lower()
     if not chosen:
         if sys.platform != "linux":

@@ -5,9 +5,11 @@
 The newest folder whose manifest verifies is the one that loads. Nothing here is ever read with pickle.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from worldmodel.replay import Chunk
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 LARGEST_JSON = 64 << 20
+FILES = {"model.safetensors", "actor.safetensors", "optim.safetensors", "rng.safetensors", "state.json"}
 
 
 class Damaged(OSError):
@@ -66,8 +69,8 @@ def write(
 ) -> Path:
     """Write the checkpoint `name` below root. A failure on the way, a full disk or a kill, leaves what was there before."""
     final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
-    if final.exists():
-        return final
+    with contextlib.suppress(Damaged):  # a damaged one, that a resumed run comes by again, is replaced
+        return verify(final).folder
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -81,6 +84,7 @@ def write(
         manifest = {"format": FORMAT, "files": files, "chunks": [list(chunk) for chunk in chunks]}
         write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
         sync(temporary)
+        shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync(root)
     except OSError as error:
@@ -121,7 +125,7 @@ def sync(folder: Path) -> None:
 def names(root: Path) -> list[str]:
     """The checkpoints below root, newest first, verified or not."""
     found = [path.name for path in root.glob("step-*") if path.is_dir() and ".tmp-" not in path.name]
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], reverse=True)
 
 
 def verify(folder: Path) -> Checkpoint:
@@ -134,6 +138,9 @@ def verify(folder: Path) -> Checkpoint:
         if manifest["format"] != FORMAT:
             raise Damaged(f"{folder.name} has format {manifest['format']}, this version reads {FORMAT}")
         checkpoint = Checkpoint(folder, manifest)
+        absent = FILES - set(manifest["files"])
+        if absent:
+            raise Damaged(f"{folder.name}/{MANIFEST} does not list {', '.join(sorted(absent))}")
         for name in manifest["files"]:
             if Path(name).name != name:
                 raise Damaged(f"{folder.name}/{MANIFEST} lists {name!r}, which is not a plain file name")

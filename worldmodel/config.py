@@ -43,7 +43,7 @@ class ConfigError(ValueError):
 
 def parts(room: str) -> list[str]:
     """The names to choose from in a room ('worldmodel', 'agents', 'envs'): its files that define build()."""
-    files = sorted((ROOT / room).glob("*.py"))
+    files = sorted(file for file in (ROOT / room).glob("*.py") if file.stem != "__init__")
     return [file.stem for file in files if re.search(r"^def build\(", file.read_text("utf8"), re.MULTILINE)]
 
 
@@ -51,7 +51,7 @@ def part(room: str, name: object) -> ModuleType:
     """The module that a name stands for. Imported only when chosen."""
     known = parts(room)
     if name not in known:
-        raise ConfigError([f"{name!r} is not one of {', '.join(known)}{nearest(str(name), known)}"])
+        raise ConfigError([f"{shown(name)} is not one of {', '.join(known)}{nearest(str(name), known)}"])
     return importlib.import_module(f"{room}.{name}")
 
 
@@ -86,7 +86,11 @@ def check(
             lines.append(f"{key}: missing")
             continue
         if not isinstance(raw[key], Mapping):
-            lines.append(f"{key}: a section with keys is wanted, not {raw[key]!r}")
+            lines.append(f"{key}: a section with keys is wanted, not {shown(raw[key])}")
+            continue
+        if isinstance(kind, str) and "name" not in raw[key]:
+            wrong = difflib.get_close_matches("name", map(str, raw[key]), n=1, cutoff=0.75)
+            lines += [f"{key}.{word}: there is no such key; did you mean 'name'?" for word in wrong] or [f"{key}.name: missing"]
             continue
         try:
             model = part(kind, raw[key].get("name")).Config if isinstance(kind, str) else kind
@@ -124,5 +128,10 @@ def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterabl
         return f"{path}: missing"
     if mistake["type"] == "value_error" and not mistake["loc"]:
         return f"{section}: {mistake['ctx']['error']}"
-    given = repr(mistake["input"])
-    return f"{path}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {given if len(given) < 60 else given[:57] + '...'}"
+    return f"{path}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {shown(mistake['input'])}"
+
+
+def shown(value: object) -> str:
+    """What was given, cut so that a message stays one line."""
+    given = repr(value)
+    return given if len(given) < 60 else given[:57] + "..."

@@ -8,6 +8,7 @@ where the model must forget. When the ring is full the oldest whole episodes mak
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from collections import deque
 from collections.abc import Callable
@@ -144,9 +145,7 @@ class Replay:
 
 
 def write_chunk(path: Path, episode: Episode) -> None:
-    """Atomic: a half-written chunk never has its final name."""
-    if path.exists():
-        return
+    """Atomic: a half-written chunk never has its final name. One that is there already, perhaps damaged, is replaced."""
     temporary = path.with_suffix(f".tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -154,6 +153,14 @@ def write_chunk(path: Path, episode: Episode) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
+    except OSError as error:
+        size, free = sum(array.nbytes for array in episode), shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f"a replay chunk of up to {size:,} bytes was not saved, {error.strerror}: {free:,} bytes are free; "
+            "the previous checkpoint is untouched",
+            str(path),
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from worldmodel import latents
@@ -29,8 +29,8 @@ class Config(ModelConfig):
     stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
     hidden: int = Field(ge=1, le=16384)
     min_std: float = Field(gt=0, le=1)
-    depths: list[int] = Field(min_length=1, max_length=6)  # channels of the encoder's convolutions; the decoder mirrors them
-    kernels: list[int] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
+    depths: list[PositiveInt] = Field(min_length=1, max_length=6)  # channels of the encoder's convolutions; the decoder mirrors them
+    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
     reward_units: int = Field(ge=1)
     reward_layers: int = Field(ge=0, le=8)
     bits: int = Field(ge=1, le=8)  # colour depth that the model sees

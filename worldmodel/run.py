@@ -88,8 +88,10 @@ class Run:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            raise RunError(f"{self.folder} is being trained by {file.read().strip() or 'another process'}") from error
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            raise RunError(f"{self.folder} is being trained by {holder}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -109,6 +111,7 @@ class Run:
     ) -> None:
         """Replay's new chunks first, then the checkpoint that lists them; then what nobody needs any more goes."""
         chunks = replay.save(self.replay)
+        checkpoint.sync(self.replay)
         state = {**state, "metrics_bytes": self.metrics_bytes()}
         checkpoint.write(self.checkpoints, name, tensors, state, chunks)
         checkpoint.prune(self.checkpoints, keep)
@@ -124,7 +127,7 @@ class Run:
             except (OSError, ValueError, KeyError, TypeError):
                 return  # a damaged manifest may be mended by hand: delete nothing
         for path in self.replay.iterdir():
-            if path.stem not in listed:
+            if path.suffix != ".npz" or path.stem not in listed:
                 path.unlink()
 
     def verified(self, report: Any = print) -> Iterator[Checkpoint]:
