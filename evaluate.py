@@ -1,7 +1,7 @@
 """Evaluate a trained run:  python evaluate.py runs/cartpole1 --episodes 20 --seed 0 --video
 
-Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes evaluation.json (and, with
---video, films of what happened beside what the agent dreams) into the run's folder.
+Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes evaluation.json (and,
+with --video, films of what happened beside what the agent dreams) into the run's folder.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Train an agent, or go on with one:  python train.py exp=quickstart seed=1 run=mine
 
-The loop alternates: collect one episode in every environment, learn, report, evaluate, save. A run that exists is resumed
-exactly where it was. This is the only file that knows all rooms, and the only one that imports hydra.
+The loop alternates: collect one episode in every environment, learn, report, evaluate, save. A run that exists is
+resumed exactly where it was. This is the only file that knows all rooms, and the only one that imports hydra.
 """
 
 import dataclasses
@@ -26,13 +26,21 @@ from agents import agent, evaluation
 from agents.rollout import Interrupted, episode_seed, rollout
 from worldmodel import pictures, replay
 from worldmodel.base import Spec
-from worldmodel.config import ROOT, ConfigError, Section, check, nearest, part
+from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest, part
 from worldmodel.display import Bar, Stop, console
 from worldmodel.replay import Replay
 from worldmodel.run import Run, RunError, differences
 
 COLLECT, EVALUATE, SAMPLE = 0, 1, 2  # streams of randomness
-MAY_CHANGE = ("run", "runs", "salvage", "train.steps", "train.keep", "agent.device", "agent.threads")  # when a run is resumed
+MAY_CHANGE = (
+    "run",
+    "runs",
+    "salvage",
+    "train.steps",
+    "train.keep",
+    "agent.device",
+    "agent.threads",
+)  # when a run is resumed
 
 
 class Config(Section):
@@ -52,7 +60,7 @@ class Top(Section):
     salvage: bool  # resume although replay chunks are damaged: continue without those episodes
 
 
-KINDS = {
+KINDS: Kinds = {
     "train": Config,
     "replay": replay.Config,
     "agent": agent.Config,
@@ -112,8 +120,8 @@ class Training:
         return steps + extra + math.ceil(steps / episode if episode else steps)
 
     def loop(self) -> None:
-        """Until enough env steps were lived through, and learned from. What is next is told by the counters alone, so that
-        a run that was interrupted anywhere, in an evaluation too, goes on with just that."""
+        """Until enough env steps were lived through, and learned from. What is next is told by the counters alone, so
+        that a run that was interrupted anywhere, in an evaluation too, goes on with just that."""
         with Bar(self.config.steps, self.counters.env_steps) as self.bar:
             while True:
                 enough = self.counters.env_steps >= self.config.steps
@@ -201,7 +209,8 @@ class Training:
         counters = self.counters
         self.bar.update(counters.env_steps, text)
         console.print(
-            f"{counters.env_steps:>9,} env steps  {counters.episodes:>5} episodes  {counters.updates:>7} updates  {text}"
+            f"{counters.env_steps:>9,} env steps  {counters.episodes:>5} episodes  {counters.updates:>7} updates  "
+            f"{text}"
         )
 
     # ---- what a checkpoint holds ----
@@ -233,9 +242,15 @@ class Training:
             console.print(f"resumed from {checkpoint.folder.name}")
             return
         if damage:
-            raise RunError(f"{damage}; to continue without the damaged episodes: python train.py run={self.run.folder.name} salvage=true")
+            raise RunError(
+                f"{damage}; to continue without the damaged episodes: "
+                f"python train.py run={self.run.folder.name} salvage=true"
+            )
         if any(self.run.checkpoints.glob("step-*")):
-            raise RunError(f"no checkpoint in {self.run.checkpoints} is complete: restore one from a copy, or train under another name")
+            raise RunError(
+                f"no checkpoint in {self.run.checkpoints} is complete: "
+                "restore one from a copy, or train under another name"
+            )
         self.run.rewind(0, -1)
         console.print("no checkpoint yet: starting from the beginning")
 
@@ -244,14 +259,17 @@ class Training:
 
 
 def strict(arguments: list[str]) -> list[str]:
-    """Overrides as Hydra should read them: plain ones are forced in, so that our check sees, and lists, all mistakes."""
+    """Overrides as Hydra should read them: plain ones are forced in, so that our check sees, and lists, all."""
     lines, forced = [], []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         choices = sorted(path.stem for path in (ROOT / "configs" / key).glob("*.yaml")) if key.isidentifier() else []
         if choices:
             wrong = [name for name in value.split(",") if name not in choices]
-            lines += [f"{key}: there is no {name!r}; choose from {', '.join(choices)}{nearest(name, choices)}" for name in wrong]
+            lines += [
+                f"{key}: there is no {name!r}; choose from {', '.join(choices)}{nearest(name, choices)}"
+                for name in wrong
+            ]
         plain = equals and re.match(r"[A-Za-z]", argument) and not choices and not key.startswith("hydra")
         forced.append(f"++{argument}" if plain else argument)
     if lines:
@@ -261,7 +279,8 @@ def strict(arguments: list[str]) -> list[str]:
 
 def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config as plain values, and checked. A run that exists brings its own, on which the command line is laid."""
-    task = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    task = [str(override).lstrip("+") for override in overrides]  # type: ignore[union-attr]
     try:
         fit(composed, [override.partition("=")[0] for override in task])
         raw: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
@@ -281,7 +300,9 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             if path not in MAY_CHANGE
         ]
         if changed:
-            hint = f"to go on with the run as it is: python train.py run={raw['run']}; or choose another name with run=..."
+            hint = (
+                f"to go on with the run as it is: python train.py run={raw['run']}; or choose another name with run=..."
+            )
             raise ConfigError([*changed, hint])
     return raw, check(raw, KINDS, Top)
 
@@ -293,7 +314,9 @@ def fit(composed: DictConfig, given: list[str]) -> None:
     for section in ("env", "model", "actor"):
         chosen = composed.get(section)
         if isinstance(chosen, DictConfig):
-            chosen.update({k: v for k, v in recipe.get(chosen.get("name"), {}).items() if f"{section}.{k}" not in given})
+            chosen.update(
+                {k: v for k, v in recipe.get(chosen.get("name"), {}).items() if f"{section}.{k}" not in given}
+            )
 
 
 def laid_on(stored: dict[str, Any], composed: dict[str, Any], keys: list[str]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def load(folder: str | Path, device: str = "auto") -> Agent:
     Raises RunError if the folder is not a run or has no complete checkpoint.
     """
     run = Run.read(Path(folder))
-    kinds = {"agent": Config, "model": "worldmodel", "actor": "agents"}
+    kinds: config.Kinds = {"agent": Config, "model": "worldmodel", "actor": "agents"}
     raw = {key: run.config[key] for key in kinds}
     sections = config.check(raw | {"agent": {**raw["agent"], "device": device}}, kinds)
     agent = build(sections, run.spec)

@@ -20,7 +20,8 @@ PATIENCE = 10  # non-finite updates in a row before giving up
 
 class Config(Section):
     device: Literal["auto", "cpu", "cuda"]
-    precision: Literal["auto", "fp32", "bf16"]  # of the networks; statistics, losses and the optimiser are always float32
+    # of the networks; statistics, losses and the optimiser are always float32
+    precision: Literal["auto", "fp32", "bf16"]
     learning_rate: float = Field(gt=0, lt=1)
     epsilon: float = Field(gt=0)  # Adam's
     clip: float = Field(gt=0)  # the gradient's largest norm
@@ -146,7 +147,7 @@ class Agent:
             numbers = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
             for path, value in flat.items():
                 name, key = path.rsplit("/", 1)
-                state.setdefault(numbers[name], {})[key] = value
+                state.setdefault(numbers[name], {})[key] = value.clone()
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def random_state(self) -> dict[str, Tensor]:
@@ -182,5 +183,5 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    flags = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 or newer
+    flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 or newer
     return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"

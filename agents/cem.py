@@ -1,9 +1,11 @@
 """The cross-entropy method: PlaNet's planner (Hafner et al. 2019, algorithm 2), for continuous and discrete actions.
 
-    repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit to them
+    repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit to
+    them
 
-The proposal is N(mean, std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (T21); for discrete
-actions it is a categorical distribution per step. PlaNet: mean 0, std 1, no momentum, floor or warm start, returns the mean.
+The proposal is N(mean, std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (T21); for
+discrete actions it is a categorical distribution per step. PlaNet: mean 0, std 1, no momentum, floor or warm start,
+returns the mean.
 """
 
 from typing import Any, Literal
@@ -35,7 +37,9 @@ class Config(Section):
     @model_validator(mode="after")
     def agree(self) -> "Config":
         if self.elites > self.candidates:
-            raise ValueError(f"elites is {self.elites} but there are only {self.candidates} candidates: use fewer elites")
+            raise ValueError(
+                f"elites is {self.elites} but there are only {self.candidates} candidates: use fewer elites"
+            )
         return self
 
 
@@ -80,7 +84,10 @@ class CEM(Actor):
     def begin(self, plan: Plan) -> Tensor:
         """The first proposal's mean: the last plan shifted by one step, or no idea."""
         start = self.initial(len(plan.actions)).actions.to(plan.actions.device)
-        return torch.cat([plan.actions[:, 1:], start[:, -1:]], 1) if self.config.warm_start else start
+        if not self.config.warm_start:
+            return start
+        shifted = torch.cat([plan.actions[:, 1:], start[:, -1:]], 1)
+        return (shifted + start) / 2 if self.spec.discrete else shifted  # probabilities need a floor, as std does
 
     def sample(self, mean: Tensor, std: Tensor) -> Tensor:
         """Candidates (N, K, H, A) from the proposal (N, H, A)."""

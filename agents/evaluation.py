@@ -58,10 +58,13 @@ def dreams(agent: Agent, trials: Sequence[Trial], seed: int) -> tuple[Dream, dic
     with agent.own_randomness(seed), agent.autocast():
         film = dream(agent.model, batch, CONTEXT)
     image, reward = horizon_errors(film)
-    errors = {}
+    errors: dict[str, float] = {}
     for ahead in (1, 5, 10, 20, 40):
         if ahead <= len(image):
-            errors |= {f"dream/image_error_{ahead:02d}": image[ahead - 1], f"dream/reward_error_{ahead:02d}": reward[ahead - 1]}
+            errors |= {
+                f"dream/image_error_{ahead:02d}": image[ahead - 1],
+                f"dream/reward_error_{ahead:02d}": reward[ahead - 1],
+            }
     return film, errors
 
 

@@ -11,8 +11,9 @@ from worldmodel.base import Batch, WorldModel, flatten, repeat, stack
 def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
     """The return of action sequences imagined from each state: state (N, ...), actions (N, K, H, A) -> (N, K).
 
-    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u): rewards are read AFTER each action (T21), and
-    nothing counts after a likely death (T26). Each candidate follows one sampled latent path, as in PlaNet.
+    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u): rewards are read AFTER each action (T21),
+    and nothing counts after a likely death (T26). Each candidate follows one sampled latent path, as in PlaNet. What
+    is not a number counts as the worst, so that one broken corner of a model does not attract every plan.
     """
     n, k, horizon, _ = actions.shape
     flat = actions.flatten(0, 1)  # (N*K, H, A)
@@ -23,7 +24,7 @@ def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
     path = flatten(stack(states))  # (N*K*H, ...)
     reward = model.reward(path).view(n, k, horizon)
     alive = model.continues(path).view(n, k, horizon).cumprod(-1)
-    return reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)
+    return (reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)).nan_to_num(nan=-torch.inf)
 
 
 class Dream(NamedTuple):
@@ -41,7 +42,8 @@ class Dream(NamedTuple):
 def dream(model: WorldModel, batch: Batch, context: int) -> Dream:
     """Observe everything; and beside it, from the state after `context` rows, imagine the rest with eyes closed."""
     state = model.initial(len(batch.reward))
-    seen, imagined = [], []
+    seen: list[Any] = []
+    imagined: list[Any] = []
     for t in range(batch.reward.shape[1]):
         state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
         seen.append(state)
@@ -68,5 +70,3 @@ def horizon_errors(dream: Dream) -> tuple[list[float], list[float]]:
     image = (dream.imagined - dream.real)[:, ahead].square().mean((0, 2, 3, 4))
     reward = (dream.reward_imagined - dream.reward)[:, ahead].abs().mean(0)
     return image.tolist(), reward.tolist()
-
-

@@ -58,7 +58,7 @@ def rollout(
     explore: bool,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Trial], Seconds]:
-    """Live through one episode per seed, as many at a time as there are environments. Trials come in the seeds' order."""
+    """One episode per seed, as many at a time as there are environments. Trials come in the seeds' order."""
     rows = min(envs.count, len(seeds))
     number = list(range(rows))  # which episode each row lives through
     waiting = iter(range(rows, len(seeds)))
@@ -76,7 +76,11 @@ def rollout(
         promised, horizon = memory.plan.value.float().cpu().numpy(), memory.plan.actions.shape[1]
         acted = time.perf_counter()
         images, rewards, terminated, truncated, rendered = envs.step(actions)
-        acting, stepping, rendering = acting + acted - began, stepping + time.perf_counter() - acted, rendering + rendered
+        acting, stepping, rendering = (
+            acting + acted - began,
+            stepping + time.perf_counter() - acted,
+            rendering + rendered,
+        )
         first[:] = False
         for row in range(rows):
             if number[row] in finished:
@@ -95,7 +99,9 @@ class Diary:
     """The rows of an episode while it lasts."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self.images, self.actions, self.rewards, self.promises = [image.copy()], [], [0.0], []
+        self.images, self.rewards = [image.copy()], [0.0]
+        self.actions: list[np.ndarray] = []
+        self.promises: list[float] = []
         self.terminal = False
 
     def write(self, image: np.ndarray, action: np.ndarray, reward: float, terminal: bool, promise: float) -> None:
@@ -116,8 +122,8 @@ class Diary:
 def promise_kept(trial: Trial) -> tuple[float, float]:
     """The mean return that the plans of an episode predicted over their horizon, and the mean that was then obtained.
 
-    Their difference shows a planner that exploits its model. Steps whose horizon reaches beyond the episode are left out;
-    NaN if none is left.
+    Their difference shows a planner that exploits its model. Steps whose horizon reaches beyond the episode are left
+    out; NaN if none is left.
     """
     steps = len(trial.predicted) - trial.horizon + 1
     if trial.horizon == 0 or steps < 1:

@@ -1,7 +1,8 @@
 """The DOT world under the same CEM with the true simulator:  python benchmarks/dot_oracle.py [run]
 
-Prints the mean return of random actions, of CEM on the true simulator, and, for a run's folder with an evaluation.json, how far
-the learned agent got between the two (0: random, 1: true simulator). The episodes are those of evaluate.py with --seed 0.
+Prints the mean return of random actions, of CEM on the true simulator, and, for a run's folder with an
+evaluation.json, how far the learned agent got between the two (0: random, 1: true simulator). The episodes are those
+of evaluate.py with --seed 0.
 """
 
 import json
@@ -95,7 +96,7 @@ def random(episodes: int = 20) -> float:
 def main() -> None:
     torch.manual_seed(0)
     settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
-    settings |= yaml.safe_load((ROOT / "configs/exp/dot.yaml").read_text())["actor"]
+    settings |= yaml.safe_load((ROOT / "configs/exp/dot.yaml").read_text())["parts"]["cem"]
     low, high = random(), oracle(settings)
     print(f"random {low:.2f}   CEM with the true simulator {high:.2f}")
     if len(sys.argv) > 1:

@@ -1,8 +1,8 @@
 """How fast, and how far from the machine's limit:  python benchmarks/speed.py --json out.json
 
-Measures one update and one plan at PlaNet's published sizes, replay, rendering and memory, each beside its floor: operations
-over the matrix rate measured here, bytes over the copy rate measured here. "plain" is the same mathematics in eager float32,
-measured in the same run, so that the ratio holds on a noisy machine. Times are medians.
+Measures one update and one plan at PlaNet's published sizes, replay, rendering and memory, each beside its floor:
+operations over the matrix rate measured here, bytes over the copy rate measured here. "plain" is the same mathematics
+in eager float32, measured in the same run, so that the ratio holds on a noisy machine. Times are medians.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         f"update {BATCH}x{LENGTH}": beside(
             lambda a: a.learn(batch), ours, plain, rates[ours.precision], options.repeats
         ),
-        "plan 12x10x1000, 1 env": beside(lambda a: a.act(None, image), ours, plain, rates[ours.precision], options.repeats),
+        "plan 12x10x1000, 1 env": beside(
+            lambda a: a.act(None, image), ours, plain, rates[ours.precision], options.repeats
+        ),
         "plan 12x10x1000, 4 envs": beside(
             lambda a: a.act(None, image.repeat(4, 0)), ours, plain, rates[ours.precision], options.repeats
         ),
@@ -127,9 +129,7 @@ def filled() -> replay.Replay:
     return store
 
 
-def beside(
-    job: Callable[[Agent], Any], ours: Agent, plain: Agent, rate: float, repeats: int
-) -> dict[str, float]:
+def beside(job: Callable[[Agent], Any], ours: Agent, plain: Agent, rate: float, repeats: int) -> dict[str, float]:
     """Ours, the plain one, and the floor of the same job."""
     with FlopCounterMode(display=False) as counter:
         job(plain)

@@ -68,9 +68,7 @@ class Dot(gymnasium.Env):
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
         self.state = np.zeros(4)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.state = reset(self.np_random, 1)[0]
         return draw(self.state[None], self.size, self.gray)[0], {}

@@ -59,9 +59,7 @@ class Repeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-def face(
-    env: gymnasium.Env, config: Config, image: str | None = None, own_limit: int | None = None
-) -> gymnasium.Env:
+def face(env: gymnasium.Env, config: Config, image: str | None = None, own_limit: int | None = None) -> gymnasium.Env:
     """Any image environment -> observation Box uint8 (C, Y, X); action Box(-1, 1, (A,), float32) or Discrete
     from 0.
 

@@ -32,18 +32,14 @@ class Guard(gymnasium.Wrapper):
     place for messages; these two are not passed on. `rendering` counts seconds spent in `render`. Errors:
     EnvError."""
 
-    def __init__(
-        self, env: gymnasium.Env, name: str, key: str | None, image: gymnasium.spaces.Box | None
-    ) -> None:
+    def __init__(self, env: gymnasium.Env, name: str, key: str | None, image: gymnasium.spaces.Box | None) -> None:
         super().__init__(env)
         self.name, self.key, self.image = name, key, image
         self.worker, self.episode, self.count = 0, -1, 0
         self.seed: int | None = None
         self.rendering = 0.0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         options = dict(options or {})
         self.worker = options.pop("worker", self.worker)
         self.episode = options.pop("episode", self.episode + 1)

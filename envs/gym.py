@@ -5,6 +5,8 @@
 
 import contextlib
 import difflib
+import os
+import sys
 from typing import Any
 
 import gymnasium
@@ -34,6 +36,8 @@ def build(config: Config) -> gymnasium.Env:
 def make(config: Config) -> gymnasium.Env:
     """One environment as it is in the wild, made so that it can be rendered if its observation has no
     image."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen, and without complaining
     kwargs = dict(config.kwargs)
     if config.time_limit is not None:
         kwargs["max_episode_steps"] = -1  # no limit of its own: ours takes its place

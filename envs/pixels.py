@@ -11,9 +11,7 @@ from gymnasium import spaces
 
 from envs.guard import EnvError
 
-SMALLEST = (
-    16  # an image side; smaller "images" are mostly symbols (MiniGrid's 7x7x3), unless named by the user
-)
+SMALLEST = 16  # an image side; smaller "images" are mostly symbols (MiniGrid's 7x7x3), unless named by the user
 
 STACK = (
     "looks like a frame stack: remove the stacking wrapper; the world model keeps "

@@ -82,9 +82,7 @@ class Worker(gymnasium.Env):
             failure.__cause__ = error
             return self._failed(failure)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """options: {"seeds": {index: seed}, "episodes": {index: number}}; not named there: nothing
         happens."""
         options = options or {}

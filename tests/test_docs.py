@@ -16,7 +16,9 @@ SMALL_PLANNER = ["actor.horizon=3", "actor.iterations=1", "actor.candidates=10",
 
 def examples() -> dict[str, str]:
     text = (ROOT / "docs" / "adding_parts.md").read_text()
-    return dict(re.findall(r"^`((?:envs|agents|worldmodel|configs)/\S+)`\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    return dict(
+        re.findall(r"^`((?:envs|agents|worldmodel|configs)/\S+)`\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    )
 
 
 @pytest.fixture(scope="module")

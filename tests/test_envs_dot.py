@@ -40,12 +40,8 @@ def test_the_image_of_a_known_state(size: tuple[int, int]) -> None:
     assert dot.draw(STILL, size, gray=False).shape == (1, 3, *size)
     rows, columns = ((2 * np.arange(side) + 1) / side - 1 for side in size)
     centre = (image.sum(0) @ columns / image.sum(), image.sum(1) @ rows / image.sum())
-    assert np.allclose(
-        centre, [0.5, -0.5], atol=0.01
-    )  # x to the right, y down: the blob is at the upper right
-    assert image.max() > 200 and np.isclose(
-        image.sum() / 255, 2 * np.pi * 0.15**2 * size[0] * size[1] / 4, rtol=0.02
-    )
+    assert np.allclose(centre, [0.5, -0.5], atol=0.01)  # x to the right, y down: the blob is at the upper right
+    assert image.max() > 200 and np.isclose(image.sum() / 255, 2 * np.pi * 0.15**2 * size[0] * size[1] / 4, rtol=0.02)
 
 
 def test_velocity_is_not_visible() -> None:
@@ -75,9 +71,7 @@ def test_the_environment_is_the_functions() -> None:
         action = env.action_space.sample()
         image, reward, terminated, truncated, _ = env.step(action)
         state, expected = dot.step(state, action[None])
-        assert np.allclose(env.unwrapped.state, state[0], atol=1e-6) and np.isclose(
-            reward, expected[0], atol=1e-6
-        )
+        assert np.allclose(env.unwrapped.state, state[0], atol=1e-6) and np.isclose(reward, expected[0], atol=1e-6)
         assert (image == dot.draw(env.unwrapped.state[None], (32, 32))[0]).all()
         assert (terminated, truncated) == (False, step == 49)
 

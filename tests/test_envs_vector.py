@@ -148,9 +148,7 @@ def test_a_worker_that_dies_is_named_within_two_seconds(fault: str, at: int) -> 
     pids = workers_of(vector)
     start = time.monotonic()
     moment = r"(agent|env) step 3" if at else "reset"
-    with pytest.raises(
-        EnvError, match=rf"dot \(worker 1, seed 101, episode 8, {moment}\): .*{DEATHS[fault]}"
-    ):
+    with pytest.raises(EnvError, match=rf"dot \(worker 1, seed 101, episode 8, {moment}\): .*{DEATHS[fault]}"):
         run_into(vector)
     assert time.monotonic() - start < 2
     assert not any(alive(pid) for pid in pids)
@@ -223,16 +221,12 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("fault", ["none", "hang"])
-def test_no_worker_outlives_a_killed_parent_or_loads_what_only_the_trainer_needs(
-    tmp_path: Path, fault: str
-) -> None:
+def test_no_worker_outlives_a_killed_parent_or_loads_what_only_the_trainer_needs(tmp_path: Path, fault: str) -> None:
     (tmp_path / "trainer.py").write_text(SCRIPT)
     (tmp_path / "only_for_the_trainer.py").write_text("")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])}
     command = [sys.executable, "trainer.py", fault]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         time.sleep(0.5)

@@ -11,12 +11,12 @@ one). An episode of N actions has N + 1 rows.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-State = TypeVar("State", bound=NamedTuple)  # type: ignore[type-var]
+State: TypeAlias = Any  # a NamedTuple of tensors, rows first; each model defines its own
 
 
 class Spec(NamedTuple):
@@ -40,40 +40,40 @@ class Batch(NamedTuple):
 class WorldModel(nn.Module, ABC):
     """Learns from replay; answers observe, imagine, reward, continues, decode.
 
-    A state is a NamedTuple of tensors, rows first, defined beside each model. Images stay uint8 until they are inside the
-    model, which alone knows its normalisation. Models are written as if there were one device and one dtype.
+    A state is a NamedTuple of tensors, rows first, defined beside each model. Images stay uint8 until they are inside
+    the model, which alone knows its normalisation. Models are written as if there were one device and one dtype.
     """
 
     @abstractmethod
-    def initial(self, n: int) -> Any:
+    def initial(self, n: int) -> State:
         """The state before anything was seen: n rows."""
 
     @abstractmethod
-    def observe(self, state: Any, action: Tensor, image: Tensor, first: Tensor) -> Any:
-        """Step on the action (N, A), then believe the image (N, C, Y, X); rows with first (N,) forget state and action."""
+    def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
+        """Step on the action (N, A), then believe the image (N, C, Y, X); rows with first (N,) forget both."""
 
     @abstractmethod
-    def imagine(self, state: Any, action: Tensor, sample: bool = True) -> Any:
+    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
         """Step with eyes closed. sample=False takes the mode, which is differentiable and uses no random numbers."""
 
     @abstractmethod
-    def features(self, state: Any) -> Tensor:
+    def features(self, state: State) -> Tensor:
         """What heads and policies read, (N, F)."""
 
     @abstractmethod
-    def reward(self, state: Any) -> Tensor:
+    def reward(self, state: State) -> Tensor:
         """The expected reward of arriving in a state, (N,), in the environment's units."""
 
     @abstractmethod
-    def continues(self, state: Any) -> Tensor:
+    def continues(self, state: State) -> Tensor:
         """The probability that a state is not terminal, (N,); ones if the model was built without that head."""
 
     @abstractmethod
-    def decode(self, state: Any) -> Tensor:
+    def decode(self, state: State) -> Tensor:
         """The expected image, (N, C, Y, X), intensities in about [0, 1]."""
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, State, dict[str, Tensor]]:
         """A scalar to minimise, the states (B, T, ...) where imagination may start, and metrics."""
 
 

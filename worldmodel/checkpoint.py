@@ -1,6 +1,6 @@
 """Checkpoints that are complete or absent: written aside, synced, listed with their digests, then renamed into place.
 
-    step-<env steps>-<updates>/   model, actor, optim, rng .safetensors    state.json    MANIFEST.json (sizes, sha256, chunks)
+    step-<env steps>-<updates>/ model, actor, optim, rng .safetensors  state.json  MANIFEST.json (sizes, sha256, chunks)
 
 The newest folder whose manifest verifies is the one that loads. Nothing here is ever read with pickle.
 """
@@ -67,7 +67,7 @@ class Checkpoint(NamedTuple):
 def write(
     root: Path, name: str, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], chunks: list[Chunk]
 ) -> Path:
-    """Write the checkpoint `name` below root. A failure on the way, a full disk or a kill, leaves what was there before."""
+    """Write the checkpoint `name` below root. A failure on the way (full disk, kill) leaves what was there before."""
     final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
     with contextlib.suppress(Damaged):  # a damaged one, that a resumed run comes by again, is replaced
         return verify(final).folder
@@ -129,7 +129,7 @@ def names(root: Path) -> list[str]:
 
 
 def verify(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, every byte of it checked; raises Damaged. Replay chunks are checked when they load."""
+    """The checkpoint in a folder, every byte checked; raises Damaged. Replay chunks are checked when they load."""
     try:
         path = folder / MANIFEST
         if path.stat().st_size > LARGEST_JSON:

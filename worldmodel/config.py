@@ -1,7 +1,7 @@
 """Checks a composed config: every mistake at once, one line each, with the nearest valid key; and finds parts by name.
 
-A part is one file of a room that defines `Config` and `build`. Its file name is its name in the config, and names are only
-looked up among those files: no config, shared or edited, can name other code.
+A part is one file of a room that defines `Config` and `build`. Its file name is its name in the config, and names are
+only looked up among those files: no config, shared or edited, can name other code.
 """
 
 import difflib
@@ -10,15 +10,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+Kinds: TypeAlias = Mapping[str, type[BaseModel] | str]  # for each section its model, or the room of its part
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class Section(BaseModel):
-    """A frozen, checked part of the config. Subclasses stand above what they feed and have no defaults: numbers live in YAML."""
+    """A frozen, checked part of the config. Subclasses stand above what they feed, without defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -61,9 +62,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def check(
-    raw: Any, kinds: Mapping[str, type[BaseModel] | str], top: type[BaseModel] | None = None
-) -> dict[str, Any]:
+def check(raw: Any, kinds: Kinds, top: type[BaseModel] | None = None) -> dict[str, Any]:
     """Turn the raw config into checked sections. kinds: for each key its model, or the room whose part `name` chooses;
     top: the model of the plain values beside the sections, which are returned as section 'top'.
 
@@ -90,7 +89,9 @@ def check(
             continue
         if isinstance(kind, str) and "name" not in raw[key]:
             wrong = difflib.get_close_matches("name", map(str, raw[key]), n=1, cutoff=0.75)
-            lines += [f"{key}.{word}: there is no such key; did you mean 'name'?" for word in wrong] or [f"{key}.name: missing"]
+            lines += [f"{key}.{word}: there is no such key; did you mean 'name'?" for word in wrong] or [
+                f"{key}.name: missing"
+            ]
             continue
         try:
             model = part(kind, raw[key].get("name")).Config if isinstance(kind, str) else kind

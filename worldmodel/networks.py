@@ -1,6 +1,7 @@
-"""Encoder, decoder, MLP and GRU cell, with PlaNet's (that is, TensorFlow's) initialisation: Glorot uniform, zero bias."""
+"""Encoder, decoder, MLP and GRU cell, initialised as PlaNet's (as TensorFlow does): Glorot uniform, zero bias."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -29,7 +30,7 @@ def mlp(inputs: int, units: int, layers: int, outputs: int) -> nn.Sequential:
     """`layers` dense layers of `units` with ReLU, then a linear one: (..., inputs) -> (..., outputs)."""
     sizes = [inputs] + [units] * layers
     parts: list[nn.Module] = []
-    for here, there in zip(sizes, sizes[1:], strict=False):
+    for here, there in pairwise(sizes):
         parts += [nn.Linear(here, there), nn.ReLU()]
     return glorot(nn.Sequential(*parts, nn.Linear(sizes[-1], outputs)))
 
@@ -110,7 +111,7 @@ class Decoder(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """The GRU of PlaNet: the reset gate multiplies h BEFORE the candidate's matrix, one bias set, gate biases start at 1.
+    """PlaNet's GRU: the reset gate multiplies h BEFORE the candidate's matrix, one bias set, gate biases start at 1.
 
     r, u = sigmoid(W [x, h] + b);  c = tanh(V [x, r h] + d);  h' = u h + (1 - u) c.       (torch's GRUCell differs: T18)
     """

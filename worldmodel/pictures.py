@@ -57,7 +57,7 @@ def show(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
     """An animated picture in TensorBoard's image tab: the GIF's bytes as they are."""
     width, height = Image.open(io.BytesIO(animation)).size
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=animation)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)  # type: ignore
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
@@ -69,14 +69,22 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for key, label, style in (
-        ("collect/return", "collected (with exploration noise)", {"color": "0.6", "linewidth": 1}),
-        ("evaluate/return", "evaluated (no noise)", {"color": "C0", "marker": "o", "markersize": 3}),
+    for key, label, colour in (
+        ("collect/return", "collected (with exploration noise)", "0.6"),
+        ("evaluate/return", "evaluated (no noise)", "C0"),
     ):
         points = [(row["step"], row[key]) for row in history if key in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)  # type: ignore[arg-type]
-    spread = [(row["step"], row["evaluate/return"], row["evaluate/interval"]) for row in history if "evaluate/interval" in row]
+            axes.plot(
+                *zip(*points, strict=True),
+                label=label,
+                color=colour,
+                marker="o" if len(points) < 30 else "",
+                markersize=3,
+            )
+    spread = [
+        (row["step"], row["evaluate/return"], row["evaluate/interval"]) for row in history if "evaluate/interval" in row
+    ]
     if spread:
         steps, mean, half = np.array(spread).T
         axes.fill_between(steps, mean - half, mean + half, alpha=0.2, color="C0", linewidth=0)

@@ -1,8 +1,8 @@
 """Replay: whole uint8 episodes in, uniformly drawn sequences out; on disk as immutable chunks named by their digest.
 
-Episodes lie one after the other in a ring of rows. A sequence is any `length` rows in a row of that ring, so every row, the
-last ones of an episode included (T33), is drawn equally often, and short episodes simply follow each other: `first` marks
-where the model must forget. When the ring is full the oldest whole episodes make room.
+Episodes lie one after the other in a ring of rows. A sequence is any `length` rows in a row of that ring, so every
+row, the last ones of an episode included (T33), is drawn equally often, and short episodes simply follow each other:
+`first` marks where the model must forget. When the ring is full the oldest whole episodes make room.
 """
 
 import hashlib
@@ -86,7 +86,9 @@ class Replay:
     def add(self, episode: Episode) -> None:
         rows = len(episode.reward)
         if rows > self.capacity:
-            raise ValueError(f"an episode of {rows} rows does not fit: replay.capacity is {self.capacity} rows; raise it")
+            raise ValueError(
+                f"an episode of {rows} rows does not fit: replay.capacity is {self.capacity} rows; raise it"
+            )
         while len(self) + rows > self.capacity:
             old = self.chunks.popleft()
             if old not in self.chunks:  # the same episode may have happened twice
@@ -104,7 +106,7 @@ class Replay:
         self.unsaved[chunk.digest] = episode
 
     def sample(self, rng: np.random.Generator, batch: int | None = None, length: int | None = None) -> Batch:
-        """A batch of sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around."""
+        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around."""
         start = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch))
         rows = (start[:, None] + torch.arange(length or self.config.length)) % len(self)  # (B, T)
         at = ((self.begin + rows) % self.capacity).flatten()
@@ -133,7 +135,7 @@ class Replay:
         return list(self.chunks)
 
     def load(self, folder: Path, chunks: list[Chunk], skip: Callable[[str], Any] | None = None) -> None:
-        """Fill an empty replay with the episodes of a manifest. Damaged ones raise, or are left out and told to `skip`."""
+        """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`."""
         for chunk in chunks:
             try:
                 self.add(read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec))
@@ -145,7 +147,7 @@ class Replay:
 
 
 def write_chunk(path: Path, episode: Episode) -> None:
-    """Atomic: a half-written chunk never has its final name. One that is there already, perhaps damaged, is replaced."""
+    """Atomic: half a chunk never has its final name. One that is there already, perhaps damaged, is replaced."""
     temporary = path.with_suffix(f".tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -178,7 +180,16 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
             raise ValueError(f"its shape is {episode.image.shape}, not {(chunk.rows, *spec.image)}")
         if episode.digest() != chunk.digest:
             raise ValueError("its content does not match its digest")
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, MemoryError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        MemoryError,
+    ) as error:
         raise DamagedChunk(f"replay chunk {path.name} is damaged or missing: {error}") from error
     except zipfile.zlib.error as error:  # type: ignore[attr-defined]
         raise DamagedChunk(f"replay chunk {path.name} is damaged: {error}") from error
@@ -227,5 +238,3 @@ def plan_memory(config: Config, spec: Spec, rows: int) -> Memory:
     """The memory that `rows` rows take, no more than the capacity."""
     rows = min(rows, config.capacity)
     return Memory(rows, rows * row_bytes(spec), available_memory())
-
-

@@ -7,7 +7,8 @@
 
     loss = -log N(image_t; decoded, 1) - w log N(r_t; predicted, 1) + max(0, KL(q || p) - free nats)
 
-Pixels and latent dimensions are summed, batch and time averaged (traps T8, T9). Here a_t is the action that led to row t.
+Pixels and latent dimensions are summed, batch and time averaged (traps T8, T9). Here a_t is the action that led to row
+t.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ class Config(ModelConfig):
     stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
     hidden: int = Field(ge=1, le=16384)
     min_std: float = Field(gt=0, le=1)
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)  # channels of the encoder's convolutions; the decoder mirrors them
+    depths: list[PositiveInt] = Field(
+        min_length=1, max_length=6
+    )  # channels of the encoder's convolutions; the decoder mirrors them
     kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
     reward_units: int = Field(ge=1)
     reward_layers: int = Field(ge=0, le=8)
@@ -48,7 +51,9 @@ class Config(ModelConfig):
         if self.deter == self.stoch == 0:
             raise ValueError("deter and stoch are both 0: nothing would be remembered; give at least one of them units")
         if len(self.depths) != len(self.kernels):
-            raise ValueError(f"depths has {len(self.depths)} layers but kernels has {len(self.kernels)}: make them equal")
+            raise ValueError(
+                f"depths has {len(self.depths)} layers but kernels has {len(self.kernels)}: make them equal"
+            )
         return self
 
     def fits(self, size: Sequence[int]) -> str | None:
@@ -62,7 +67,9 @@ def build(config: Config, spec: Spec) -> "RSSM":
 
 
 class State(NamedTuple):
-    """deter is h (N, D); mean, std and their sample stoch are z's (N, S). The prior's when imagined, else the posterior's."""
+    """deter is h (N, D); mean, std and their sample stoch are z's (N, S). The prior's when imagined, else the
+    posterior's.
+    """
 
     deter: Tensor
     mean: Tensor
@@ -129,7 +136,9 @@ class RSSM(WorldModel):
     # ---- one step ----
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """uint8 -> floor(x / 2^(8-bits)) / 2^bits (+ U[0, 2^-bits)) - 0.5: five bits give [-0.5, 0.5) in 32 steps (T30)."""
+        """uint8 -> floor(x / 2^(8-bits)) / 2^bits (+ U[0, 2^-bits)) - 0.5: five bits give [-0.5, 0.5) in 32 steps
+        (T30).
+        """
         bits = self.config.bits
         image = torch.floor(image.float() / 2 ** (8 - bits)) / 2**bits if bits < 8 else image.float() / 256
         if self.config.dequantise:
@@ -157,7 +166,9 @@ class RSSM(WorldModel):
     def believe(self, state: State, action: Tensor, embed: Tensor, first: Tensor) -> tuple[State, Tensor]:
         """One step of observing: the posterior state, and the belief that the prior reads."""
         state = where(first, each(torch.zeros_like, state), state)
-        belief = self.step(state, torch.where(first[:, None], 0.0, action))  # an episode has no action before its first row
+        belief = self.step(
+            state, torch.where(first[:, None], 0.0, action)
+        )  # an episode has no action before its first row
         if self.config.stoch:
             statistics = self.posterior(F.relu(self.posterior_belief(belief) + embed))
             return self.latent(belief, statistics, sample=True), belief
@@ -211,9 +222,11 @@ class RSSM(WorldModel):
         return losses, {"reward_error": (reward - target).abs().mean() * config.reward_unit}
 
     def overshoot(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
-        """(1/D) sum over d of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7); D = 1 is the plain KL.
+        """(1/D) sum over d of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7); D = 1 is the
+        plain KL.
 
-        For d > 1 the posterior's gradient is stopped (T11), and pairs with an episode's start between them do not count.
+        For d > 1 the posterior's gradient is stopped (T11), and pairs with an episode's start between them do not
+        count.
         """
         total = F.relu(divergence - self.config.free_nats).mean()
         ahead, whole = states, torch.ones_like(batch.first)
@@ -222,7 +235,9 @@ class RSSM(WorldModel):
                 break
             rows = whole.shape[1] - 1  # start rows that still have a target d steps later
             flat = flatten(each(lambda a, rows=rows: a[:, :rows], ahead))
-            ahead = each(lambda a, rows=rows: a.unflatten(0, (-1, rows)), self.imagine(flat, batch.action[:, d:].flatten(0, 1)))
+            ahead = each(
+                lambda a, rows=rows: a.unflatten(0, (-1, rows)), self.imagine(flat, batch.action[:, d:].flatten(0, 1))
+            )
             whole = whole[:, :rows] & ~batch.first[:, d:]
             if d > 1:
                 posterior = each(lambda a, d=d: a[:, d:].detach(), states)

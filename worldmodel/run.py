@@ -1,7 +1,7 @@
 """A run's folder: config, metrics, checkpoints, replay, pictures. It is what one trains, resumes, evaluates and shares.
 
-    config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
-    checkpoints/step-<env steps>-<updates>/   replay/<digest>.npz   videos/
+config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
+checkpoints/step-<env steps>-<updates>/   replay/<digest>.npz   videos/
 """
 
 import fcntl
@@ -133,17 +133,21 @@ class Run:
     def verified(self, report: Any = print) -> Iterator[Checkpoint]:
         """The complete checkpoints, newest first. Every damaged one is reported, never passed over in silence."""
         names = checkpoint.names(self.checkpoints)
-        for name, older in zip(names, [*names[1:], None], strict=True):
+        for name, older in zip(names, [*names[1:], None], strict=False):
             try:
                 yield checkpoint.verify(self.checkpoints / name)
             except checkpoint.Damaged as error:
-                report(f"damaged checkpoint: {error}; {f'falling back to {older}' if older else 'there is none before it'}")
+                report(
+                    f"damaged checkpoint: {error}; {f'falling back to {older}' if older else 'there is none before it'}"
+                )
 
     def newest(self, report: Any = print) -> Checkpoint:
         """The newest checkpoint that verifies."""
         for found in self.verified(report):
             return found
-        raise RunError(f"{self.folder} has no complete checkpoint to load; train it: python train.py run={self.folder.name}")
+        raise RunError(
+            f"{self.folder} has no complete checkpoint to load; train it: python train.py run={self.folder.name}"
+        )
 
     # ---- metrics ----
 
@@ -155,7 +159,9 @@ class Run:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def rewind(self, size: int, step: int) -> None:
-        """Forget the metrics that were logged after the checkpoint that is being resumed, so that curves do not overlap."""
+        """Forget the metrics that were logged after the checkpoint that is being resumed, so that curves do not
+        overlap.
+        """
         if self.metrics_bytes() > size:
             os.truncate(self.metrics, size)
         self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
@@ -188,7 +194,9 @@ def commit() -> str | None:
     """The code's commit, with a '+' if it was changed since."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

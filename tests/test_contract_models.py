@@ -1,0 +1,166 @@
+"""What every world model promises. A new configs/model/*.yaml is tested by being there."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from worldmodel import base
+from worldmodel.base import Batch, Spec, WorldModel
+from worldmodel.config import part
+
+N, B, T = 3, 2, 5
+both = pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
+every = pytest.mark.parametrize("name", tiny.names("model"))
+
+
+def make(name: str, spec: Spec, **changes: Any) -> WorldModel:
+    torch.manual_seed(0)
+    section = tiny.section("model", name, **changes)
+    return part("worldmodel", section.name).build(section, spec)
+
+
+def look(model: WorldModel, data: Batch, steps: int = T, seed: int = 1) -> Any:
+    """The state after observing so many rows."""
+    torch.manual_seed(seed)
+    state = model.initial(len(data.reward))
+    for t in range(steps):
+        state = model.observe(state, data.action[:, t], data.image[:, t], data.first[:, t])
+    return state
+
+
+def equal(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_there_are_models() -> None:
+    assert "rssm" in tiny.names("model")
+
+
+@every
+@both
+def test_states_are_named_tuples_of_tensors_rows_first(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    state, action = model.initial(N), data.action[:, 1]
+    for made in (look(model, data), model.imagine(state, action), model.imagine(state, action, sample=False)):
+        assert type(made) is type(state) and made._fields == state._fields
+        assert [(a.shape, a.dtype) for a in made] == [(a.shape, a.dtype) for a in state]
+        assert all(len(a) == N and a.isfinite().all() for a in made)
+
+
+@every
+@both
+def test_a_state_answers_with_the_promised_shapes(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    seen = look(model, data)
+    for state in (seen, model.imagine(seen, data.action[:, 1])):
+        features, decoded = model.features(state), model.decode(state)
+        assert features.shape[0] == N and features.dim() == 2
+        assert decoded.shape == (N, *spec.image) and decoded.dtype == torch.float32
+        goes_on = model.continues(state)
+        assert model.reward(state).shape == goes_on.shape == (N,)
+        assert ((goes_on >= 0) & (goes_on <= 1)).all()
+
+
+@every
+@both
+def test_the_loss_is_a_number_with_a_gradient_for_every_parameter(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(B, T, spec, starts=[(0, 3)])
+    loss, states, metrics = model.loss(data)
+    assert loss.shape == () and loss.dtype == torch.float32 and loss.isfinite()
+    assert all(value.shape == () and value.isfinite() for value in metrics.values())
+    assert [a.shape for a in states] == [(B, T, *a.shape[1:]) for a in model.initial(B)]
+    assert type(states) is type(model.initial(B))
+    loss.backward()
+    without = [k for k, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+
+
+@every
+@both
+def test_the_states_of_the_loss_are_where_imagination_may_start(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(B, T, spec)
+    flat = base.flatten(model.loss(data)[1])
+    there = model.imagine(flat, data.action.flatten(0, 1))
+    assert model.reward(there).shape == (B * T,)
+
+
+@every
+@both
+def test_the_seed_decides_what_is_seen_and_imagined(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    assert equal(look(model, data), look(model, data))
+    imagined = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        imagined.append(model.imagine(model.initial(N), data.action[:, 1]))
+    assert equal(*imagined)
+    assert all(torch.equal(a, b) for a, b in zip(make(name, spec).parameters(), model.parameters(), strict=True))
+
+
+@every
+@both
+def test_the_mode_needs_no_random_numbers_and_is_differentiable(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    state = base.each(Tensor.detach, look(model, data))
+    action = data.action[:, 1].clone().requires_grad_()
+    before = torch.get_rng_state()
+    one, other = (model.imagine(state, action, sample=False) for _ in range(2))
+    assert equal(one, other) and torch.equal(before, torch.get_rng_state())
+    (gradient,) = torch.autograd.grad(model.features(one).square().sum(), action)
+    assert gradient.abs().sum() > 0
+
+
+@every
+@both
+def test_first_forgets_the_state_and_the_action_of_its_row_alone(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    past, image, first = look(model, data, 3), data.image[:, 3], torch.tensor([True, False, False])
+    got = []
+    for state, action, starts in (
+        (past, data.action[:, 3], first),
+        (model.initial(N), torch.zeros_like(data.action[:, 3]), torch.ones(N, dtype=torch.bool)),
+        (past, data.action[:, 3], torch.zeros(N, dtype=torch.bool)),
+    ):
+        torch.manual_seed(1)
+        got.append(model.observe(state, action, image, starts))
+    mixed, fresh, going = got
+    assert equal([a[:1] for a in mixed], [a[:1] for a in fresh])
+    assert equal([a[1:] for a in mixed], [a[1:] for a in going])
+    assert not equal([a[:1] for a in mixed], [a[:1] for a in going])
+
+
+@every
+@both
+def test_observing_depends_on_image_action_and_past_and_changes_no_input(name: str, spec: Spec) -> None:
+    model, data = make(name, spec), tiny.batch(N, T, spec)
+    copy = Batch(*(a.clone() for a in data))
+    usual = model.features(look(model, data))
+    assert equal(data, copy)
+    for change in ("image", "action"):
+        other = Batch(*(a.clone() for a in data))
+        part = getattr(other, change)
+        part[:, 2] = 255 - part[:, 2] if change == "image" else part[:, 2].roll(1, -1)
+        assert not torch.allclose(model.features(look(model, other)), usual)
+
+
+@every
+def test_it_learns_a_constant_world_in_its_own_units(name: str) -> None:
+    """One gray level and one reward: soon `decode` says intensities in [0, 1], and `reward` the reward."""
+    model, data = make(name, tiny.SPEC, continue_weight=1.0), tiny.batch(8, T)
+    still = data._replace(image=torch.full_like(data.image, 64), reward=torch.full_like(data.reward, -0.7))
+    still = still._replace(terminal=torch.zeros_like(data.terminal))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    torch.manual_seed(1)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss, states, _ = model.loss(still)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+        optimizer.step()
+    state = base.flatten(states)
+    assert abs(model.decode(state).mean().item() - 0.25) < 0.03
+    assert abs(model.reward(state).mean().item() + 0.7) < 0.1
+    assert model.continues(state).mean() > 0.9

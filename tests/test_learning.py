@@ -1,0 +1,33 @@
+"""It learns: the DOT world from pixels, end to end through train.py and evaluate.py, against the true simulator."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from benchmarks import dot_oracle
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def call(*words: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True, timeout=600, capture_output=True)
+
+
+@pytest.mark.slow
+def test_dot_reaches_nine_tenths_of_the_true_simulator(tmp_path: Path) -> None:
+    """Of the way from random actions to the same CEM with the true simulator, over 20 episodes without noise."""
+    call("train.py", "exp=dot", f"runs={tmp_path}", "run=dot")
+    call("evaluate.py", str(tmp_path / "dot"), "--episodes", "20", "--seed", "0")
+    learned = json.loads((tmp_path / "dot" / "evaluation.json").read_text())["return"]
+    torch.manual_seed(0)
+    settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
+    settings |= yaml.safe_load((ROOT / "configs/exp/dot.yaml").read_text())["parts"]["cem"]
+    low, high = dot_oracle.random(), dot_oracle.oracle(settings)
+    assert (learned - low) / (high - low) >= 0.9, f"random {low:.2f}, learned {learned:.2f}, true simulator {high:.2f}"

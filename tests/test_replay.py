@@ -1,0 +1,339 @@
+"""Replay gives back what went in, every row as often, marks every boundary, and trusts no file."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from scipy.stats import chisquare
+
+from worldmodel import replay
+from worldmodel.base import Batch, Spec
+from worldmodel.replay import Chunk, Config, DamagedChunk, Episode, Replay, plan_memory, read_chunk, row_bytes
+
+SPEC = Spec((1, 2, 2), 2, False)
+
+
+def make(capacity: int = 20, length: int = 6, batch: int = 64, rows: int | None = None) -> Replay:
+    return Replay(Config(batch=batch, length=length, capacity=capacity), SPEC, rows)
+
+
+def numbered(number: int, actions: int, terminal: bool = True) -> Episode:
+    """An episode in which every row says which it is, 100 * number + row, in all of its parts."""
+    names = 100 * number + np.arange(actions + 1)
+    image = np.stack([names // 256, names % 256, names * 0, names * 0], 1).astype(np.uint8).reshape(-1, 1, 2, 2)
+    action = np.stack([names, -names], 1).astype(np.float32)
+    return Episode(image, action, names.astype(np.float32), np.arange(actions + 1) == (actions if terminal else -1))
+
+
+def check_sequences(batch: Batch, live: dict[int, int]) -> None:
+    """Rows are those of live episodes ({number: actions}), whole; one that does not follow the one before is
+    `first`."""
+    name = batch.reward.long()
+    number, row = name // 100, name % 100
+    last = torch.tensor([live.get(n, -1) for n in number.flatten().tolist()]).view(name.shape)
+    assert ((row >= 0) & (row <= last)).all()
+    assert torch.equal(batch.action[..., 0], batch.reward) and torch.equal(batch.action[..., 1], -batch.reward)
+    pixels = batch.image.flatten(2).long()
+    assert torch.equal(256 * pixels[..., 0] + pixels[..., 1], name)
+    assert torch.equal(batch.first, row == 0)
+    assert torch.equal(batch.terminal, row == last)
+    follows = name[:, 1:] == name[:, :-1] + 1
+    assert torch.equal(follows, ~batch.first[:, 1:])
+    assert torch.equal(~follows, row[:, :-1] == last[:, :-1])  # an episode is left after its last row only
+
+
+def test_every_row_is_drawn_equally_often_the_last_ones_too() -> None:
+    ring, rng = make(capacity=20), np.random.default_rng(0)
+    for number, actions in enumerate((4, 9, 1, 5, 6)):  # 5 + 10 + 2 + 6 + 7 rows: the first two make room
+        ring.add(numbered(number, actions))
+    assert len(ring) == 15
+    batch = ring.sample(rng, batch=15 * 400)
+    for column in range(6):
+        _, counts = np.unique(batch.reward[:, column], return_counts=True)
+        assert len(counts) == 15 and chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_episodes_are_never_crossed_in_secret_nor_torn(seed: int) -> None:
+    """Random lengths, one-action episodes among them; with eviction and a ring that wraps around."""
+    rng = np.random.default_rng(seed)
+    ring, added = make(capacity=30), {}
+    for number in range(40):
+        added[number] = int(rng.integers(1, 12)) if rng.random() < 0.7 else 1
+        ring.add(numbered(number, added[number]))
+        kept = dict(list(added.items())[-len(ring.chunks) :])
+        assert sum(actions + 1 for actions in kept.values()) == len(ring) <= 30
+        before = number - len(kept)  # the youngest of the evicted ones would not fit any more
+        assert before < 0 or len(ring) + added[before] + 1 > 30
+        check_sequences(ring.sample(rng, batch=100, length=int(rng.integers(2, 15))), kept)
+
+
+def test_less_than_a_sequence_is_run_around_and_marked() -> None:
+    ring = make()
+    ring.add(numbered(1, 2))
+    batch = ring.sample(np.random.default_rng(0), length=8)
+    check_sequences(batch, {1: 2})
+    assert (batch.first.sum(1) >= 2).all()
+
+
+def test_sampling_is_decided_by_its_generator() -> None:
+    ring = make()
+    for number in range(3):
+        ring.add(numbered(number, 5))
+    one, same, other = (ring.sample(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, same)) and not torch.equal(one.reward, other.reward)
+
+
+def test_batches_have_the_promised_shapes_and_types() -> None:
+    ring = make(batch=7)
+    ring.add(numbered(0, 9))
+    batch = ring.sample(np.random.default_rng(0))
+    assert [(tuple(part.shape), part.dtype) for part in batch] == [
+        ((7, 6, 1, 2, 2), torch.uint8),
+        ((7, 6, 2), torch.float32),
+        ((7, 6), torch.float32),
+        ((7, 6), torch.bool),
+        ((7, 6), torch.bool),
+    ]
+    batch.image.zero_()  # a copy: what a model does to its batch stays there
+    assert ring.image[:10].any()
+
+
+def test_an_episode_that_can_never_fit_is_refused_and_nothing_is_lost() -> None:
+    ring = make(capacity=10)
+    ring.add(numbered(0, 4))
+    with pytest.raises(ValueError, match=r"11 rows does not fit: replay\.capacity is 10 rows; raise it"):
+        ring.add(numbered(1, 10))
+    assert len(ring) == 5
+    ring.add(numbered(2, 9))
+    assert len(ring) == 10
+
+
+def test_a_run_that_is_short_reserves_only_what_it_can_fill() -> None:
+    assert make(capacity=1000, rows=50).capacity == 50 and make(capacity=20, rows=50).capacity == 20
+    assert make(capacity=1000, rows=2, length=6).capacity == 6
+
+
+# ---- digests ----
+
+
+def test_any_byte_changes_the_digest() -> None:
+    episode = numbered(0, 3)
+    seen = {episode.digest()}
+    for field in range(4):
+        for byte in range(episode[field].nbytes):
+            parts = [part.copy() for part in episode]
+            parts[field].view(np.uint8).reshape(-1)[byte] ^= 1
+            seen.add(Episode(*parts).digest())
+    assert len(seen) == 1 + sum(part.nbytes for part in episode)
+    assert episode._replace(reward=episode.reward.view(np.int32)).digest() not in seen
+    assert episode._replace(image=episode.image.reshape(4, 1, 4, 1)).digest() not in seen
+    assert episode._replace(action=np.asfortranarray(episode.action)).digest() in seen  # the content counts
+
+
+def test_the_replays_digest_is_of_its_episodes_in_order() -> None:
+    digests = set()
+    for order in ((0, 1), (1, 0), (0,), (0, 1, 2)):
+        ring = make()
+        for number in order:
+            ring.add(numbered(number, 3))
+        digests.add(ring.digest())
+    assert len(digests) == 4
+
+
+# ---- on disk ----
+
+
+def saved(folder: Path, actions: int = 3) -> tuple[Path, Chunk, Episode]:
+    """An episode in a file."""
+    ring, episode = make(), numbered(7, actions)
+    ring.add(episode)
+    (chunk,) = ring.save(folder)
+    return folder / f"{chunk.digest}.npz", chunk, episode
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    ring, copy = make(), make()
+    for number, actions in enumerate((4, 9, 1, 5, 6)):
+        ring.add(numbered(number, actions))
+        if number == 2:
+            ring.save(tmp_path)  # chunks that are evicted later stay until a checkpoint no longer lists them
+    listed = ring.save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    copy.load(tmp_path, listed)
+    assert copy.digest() == ring.digest() and list(copy.chunks) == list(ring.chunks) == listed
+    assert not copy.unsaved
+    one, other = (r.sample(np.random.default_rng(1)) for r in (ring, copy))
+    assert all(torch.equal(a, b) for a, b in zip(one, other))
+    for chunk in listed:
+        assert read_chunk(tmp_path / f"{chunk.digest}.npz", chunk, SPEC).digest() == chunk.digest
+
+
+def test_saving_writes_new_episodes_only_and_none_that_were_evicted(tmp_path: Path) -> None:
+    ring = make(capacity=10)
+    for number in range(3):
+        ring.add(numbered(number, 4))
+    listed = ring.save(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {chunk.digest for chunk in listed} and len(listed) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    ring.save(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_an_episode_that_happens_twice_is_saved_although_its_first_copy_is_evicted(tmp_path: Path) -> None:
+    ring = make(capacity=10)
+    for number in (0, 0, 1):
+        ring.add(numbered(number, 4))
+    make(capacity=10).load(tmp_path, ring.save(tmp_path))
+
+
+def test_a_crash_while_saving_leaves_no_chunk_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any, **_: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    ring = make()
+    ring.add(numbered(0, 3))
+    with pytest.raises(OSError, match="No space"):
+        ring.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert len(ring.save(tmp_path)) == len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_flipped_bit_anywhere_is_found_or_harmless(tmp_path: Path) -> None:
+    path, chunk, episode = saved(tmp_path)
+    good, found = path.read_bytes(), 0
+    for byte in range(0, len(good), 3):
+        path.write_bytes(good[:byte] + bytes([good[byte] ^ 1 << byte % 8]) + good[byte + 1 :])
+        try:
+            got = read_chunk(path, chunk, SPEC)
+        except DamagedChunk:
+            found += 1
+        else:  # a date in the archive, say
+            assert all(np.array_equal(a, b) for a, b in zip(got, episode))
+    assert found > len(good) / 3 / 2
+
+
+def test_a_truncated_or_missing_chunk_is_damaged(tmp_path: Path) -> None:
+    path, chunk, _ = saved(tmp_path)
+    good = path.read_bytes()
+    for size in (0, 1, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:size])
+        with pytest.raises(DamagedChunk, match=f"{chunk.digest}.npz is damaged"):
+            read_chunk(path, chunk, SPEC)
+    path.unlink()
+    with pytest.raises(DamagedChunk, match="missing"):
+        read_chunk(path, chunk, SPEC)
+
+
+def test_another_episode_under_that_name_is_damaged(tmp_path: Path) -> None:
+    path, chunk, _ = saved(tmp_path)
+    parts = numbered(8, 3)._asdict()
+    np.savez_compressed(path, **parts)
+    with pytest.raises(DamagedChunk, match="does not match its digest"):
+        read_chunk(path, chunk, SPEC)
+    del parts["reward"]
+    np.savez_compressed(path, **parts)
+    with pytest.raises(DamagedChunk, match="reward"):
+        read_chunk(path, chunk, SPEC)
+
+
+def test_chunks_of_another_image_size_or_length_are_damaged(tmp_path: Path) -> None:
+    path, chunk, _ = saved(tmp_path)
+    with pytest.raises(DamagedChunk, match=r"its shape is \(4, 1, 2, 2\), not \(4, 3, 1, 1\)"):
+        read_chunk(path, chunk, Spec((3, 1, 1), 2, False))
+    with pytest.raises(DamagedChunk, match="its shape"):
+        read_chunk(path, chunk._replace(rows=5), SPEC)
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (open, ("unpickled", "w"))
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, chunk, episode = saved(tmp_path / "replay")
+    for name in Episode._fields:
+        np.savez_compressed(path, **{**episode._asdict(), name: np.array([Payload()], object)})
+        with pytest.raises(DamagedChunk, match="pickle"):
+            read_chunk(path, chunk, SPEC)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path, chunk, episode = saved(tmp_path)
+    np.savez_compressed(path, **{**episode._asdict(), "image": np.zeros((50_000, 1, 2, 2), np.uint8)})
+    assert path.stat().st_size < 5000
+    with pytest.raises(DamagedChunk, match=r"it would unpack to more than the \d+ bytes of 4 rows"):
+        read_chunk(path, chunk, SPEC)
+
+
+def test_a_header_that_claims_too_much_is_damaged(tmp_path: Path) -> None:
+    """The archive's sizes are honest here; numpy would reserve what the array's own header claims."""
+    path, chunk, episode = saved(tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in episode._asdict().items():
+            file = io.BytesIO()
+            claim = (1 << 50, 1, 2, 2) if name == "image" else array.shape
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": claim}
+            np.lib.format.write_array_header_1_0(file, header)
+            archive.writestr(f"{name}.npy", file.getvalue() + array.tobytes())
+    with pytest.raises(DamagedChunk):
+        read_chunk(path, chunk, SPEC)
+
+
+def test_damaged_chunks_are_left_out_only_when_asked(tmp_path: Path) -> None:
+    ring = make()
+    for number in range(3):
+        ring.add(numbered(number, 3))
+    listed = ring.save(tmp_path)
+    (tmp_path / f"{listed[1].digest}.npz").write_bytes(b"")
+    with pytest.raises(DamagedChunk):
+        make().load(tmp_path, listed)
+    told: list[str] = []
+    rest = make()
+    rest.load(tmp_path, listed, told.append)
+    assert list(rest.chunks) == [listed[0], listed[2]]
+    assert len(told) == 1 and "left out" in told[0] and listed[1].digest in told[0]
+
+
+# ---- memory ----
+
+
+def test_the_planned_memory_is_what_the_rows_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    planet = Spec((3, 64, 64), 6, False)
+    assert row_bytes(planet) == 3 * 64 * 64 + 6 * 4 + 4 + 1 + 1
+    ring = make(capacity=50)
+    parts = (ring.image, ring.action, ring.reward, ring.first, ring.terminal)
+    assert sum(part.nbytes for part in parts) == 50 * row_bytes(SPEC)
+    config = Config(batch=50, length=50, capacity=1_000_000)
+    monkeypatch.setattr(replay, "available_memory", lambda: 13_000_000_000)
+    plan = plan_memory(config, planet, 2_000_000)
+    assert plan.needed == 12_318_000_000 and not plan.enough  # the reserve is not free
+    wanted = "at most 1,000,000 rows, 12.32 GB of memory; available 13.00 GB, of which 1.07 GB stay reserved"
+    assert wanted in str(plan)
+    assert plan_memory(config, planet, 100_000).enough and plan_memory(config, planet, 100_000).rows == 100_000
+
+
+def test_a_sequence_longer_than_the_ring_is_refused() -> None:
+    with pytest.raises(ValueError, match="length is 6 but capacity only 5 rows: raise capacity"):
+        make(capacity=5)
+
+
+def test_unrounded_rewards_survive(tmp_path: Path) -> None:
+    ring = Replay(Config(batch=4, length=4, capacity=9), tiny.SPEC)
+    episode = tiny.episode(8)
+    ring.add(episode)
+    (chunk,) = ring.save(tmp_path)
+    got = read_chunk(tmp_path / f"{chunk.digest}.npz", chunk, tiny.SPEC)
+    assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(got, episode))
