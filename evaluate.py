@@ -52,7 +52,7 @@ def report(options: argparse.Namespace) -> None:
     run, agent = Run.read(options.run), agents.load(options.run, options.device)
     if options.actor:
         agent = agent.with_actor(agents.build_actor(actor_section(options.actor), agent.model, agent.spec))
-    world = envs.vector(check({"env": run.config["env"]}, {"env": "envs"})["env"])
+    world = envs.vector(check({"env": run.config.get("env")}, {"env": "envs"})["env"])
     console.print(f"{options.run}: evaluating on {agent.device} in {agent.precision}")
     seeds = [episode_seed(options.seed, EVALUATE, number) for number in range(options.episodes)]
     trials, values = evaluate(agent, world, seeds, options.seed)

@@ -16,6 +16,8 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
@@ -96,6 +98,9 @@ class Training:
         self.memory = replay.plan_memory(checked["replay"], spec, self.rows())
         if not self.memory.enough:
             raise MemoryError(f"{self.memory}: lower replay.capacity or train.steps, or use smaller images")
+        longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1
+        if longest > checked["replay"].capacity:
+            raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
         self.replay = Replay(checked["replay"], spec, self.memory.rows)
         self.counters, self.sums, self.seconds = Counters(), {}, {}  # type: ignore[var-annotated]
         resumed = Run.exists(folder)
@@ -181,7 +186,9 @@ class Training:
     def report(self) -> None:
         """The means over the updates since the last report, and where the time went."""
         number = float(self.sums.pop("updates"))
-        values = {f"learn/{name}": float(total) / number for name, total in self.sums.items()}
+        skipped = float(self.sums.pop("skipped", 0))
+        values = {f"learn/{name}": float(total) / (number - skipped) for name, total in self.sums.items()}
+        values["learn/skipped"] = skipped
         self.sums.clear()
         counts = {f"count/{name}": float(value) for name, value in dataclasses.asdict(self.counters).items()}
         rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
@@ -246,7 +253,7 @@ class Training:
                 f"{damage}; to continue without the damaged episodes: "
                 f"python train.py run={self.run.folder.name} salvage=true"
             )
-        if any(self.run.checkpoints.glob("step-*")):
+        if any(".tmp-" not in path.name for path in self.run.checkpoints.glob("step-*")):
             raise RunError(
                 f"no checkpoint in {self.run.checkpoints} is complete: "
                 "restore one from a copy, or train under another name"
@@ -261,7 +268,17 @@ class Training:
 def strict(arguments: list[str]) -> list[str]:
     """Overrides as Hydra should read them: plain ones are forced in, so that our check sees, and lists, all."""
     lines, forced = [], []
+    several = any(word in arguments for word in ("-m", "--multirun"))
     for argument in arguments:
+        if argument.startswith("-"):
+            forced.append(argument)
+            continue
+        try:
+            if OverridesParser.create().parse_override(argument).is_sweep_override() and not several:
+                lines.append(f"{argument}: several values are a sweep, which needs -m: python train.py -m {argument}")
+        except HydraException as error:
+            lines.append(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})")
+            continue
         key, equals, value = argument.partition("=")
         choices = sorted(path.stem for path in (ROOT / "configs" / key).glob("*.yaml")) if key.isidentifier() else []
         if choices:
@@ -310,7 +327,7 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 def fit(composed: DictConfig, given: list[str]) -> None:
     """Give the chosen parts the recipe's values for them (its section `parts`), where the command line gave none."""
     OmegaConf.set_struct(composed, False)
-    recipe = composed.pop("parts", {})
+    recipe = composed.pop("parts", {}) if isinstance(composed.get("parts"), DictConfig) else {}
     for section in ("env", "model", "actor"):
         chosen = composed.get(section)
         if isinstance(chosen, DictConfig):

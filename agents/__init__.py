@@ -36,7 +36,7 @@ def load(folder: str | Path, device: str = "auto") -> Agent:
     """
     run = Run.read(Path(folder))
     kinds: config.Kinds = {"agent": Config, "model": "worldmodel", "actor": "agents"}
-    raw = {key: run.config[key] for key in kinds}
+    raw = {key: run.config.get(key, {}) for key in kinds}
     sections = config.check(raw | {"agent": {**raw["agent"], "device": device}}, kinds)
     agent = build(sections, run.spec)
     checkpoint = run.newest()

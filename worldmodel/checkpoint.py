@@ -160,6 +160,7 @@ def verify(folder: Path) -> Checkpoint:
 def prune(root: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints, and what interrupted saves have left."""
     for name in names(root)[keep:]:
-        shutil.rmtree(root / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (root / name).rename(root / f"{name}.tmp-old")  # a kill must not leave a half deleted one listed
     for leftover in root.glob("step-*.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)

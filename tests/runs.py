@@ -1,0 +1,96 @@
+"""Tiny runs for the tests: a config composed in this process, a run in a folder, and digests of all that it leaves."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+import train
+from worldmodel import checkpoint
+from worldmodel.config import ROOT
+from worldmodel.display import Stop
+from worldmodel.replay import Chunk
+from worldmodel.run import Run
+
+# exp=smoke, made smaller still: 12 episodes of 5 decisions in a second or two.
+TINY = (  # noqa: SIM905
+    "exp=smoke env.time_limit=5 train.steps=60 train.seed_episodes=2 train.updates_per_episode=2 train.eval_every=4 "
+    "train.eval_episodes=1 train.save_every=3 replay.batch=2 replay.length=4 model.deter=8 model.stoch=4 "
+    "model.hidden=8 model.depths=[4,8] model.reward_units=8 actor.horizon=3 actor.candidates=6 actor.elites=2 "
+    "agent.device=cpu agent.precision=fp32 agent.threads=1"
+).split()
+
+
+def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What train.py makes of these words: (plain values, checked sections)."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", train.strict(list(overrides)), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return train.compose(config)
+
+
+class StopAt(Stop):
+    """Asks to stop at its n-th question, once; as a signal would."""
+
+    def __init__(self, question: int | None = None) -> None:
+        super().__init__()
+        self.asked, self.question = 0, question
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        if self.asked == self.question:
+            self.signal = 15
+        return super().__call__()
+
+
+def go(folder: Path, *overrides: str, stop: Stop | None = None) -> int:
+    """Train folder/r in this process, or go on with it; the exit code."""
+    try:
+        train.run(*composed(*TINY, "run=r", f"runs={folder}", *overrides), stop or Stop())
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def digests(run: Path) -> dict[str, Any]:
+    """All that the newest checkpoint holds, by name: tensors as digests, counters, the replay's digest."""
+    newest = checkpoint.verify(run / "checkpoints" / checkpoint.names(run / "checkpoints")[0])
+    found: dict[str, Any] = dict(newest.state["counters"])
+    for file in ("model", "actor", "optim", "rng"):
+        for name, tensor in newest.tensors(file).items():
+            found[f"{file}/{name}"] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return found | {"replay": replay_digest(newest.chunks)}
+
+
+def replay_digest(chunks: list[Chunk]) -> str:
+    """As Replay.digest has it."""
+    return hashlib.sha256(json.dumps([list(chunk) for chunk in chunks]).encode()).hexdigest()
+
+
+def logged(run: Path, prefix: str = "learn/") -> list[tuple[int, str, float]]:
+    """(step, name, value) of every metric that begins so, in the order of metrics.jsonl."""
+    rows = [(row["step"], row) for row in Run.read(run).history()]
+    return [(step, name, value) for step, row in rows for name, value in row.items() if name.startswith(prefix)]
+
+
+def command(*overrides: str, folder: Path, before: str = "") -> list[str]:
+    """train.py as a process of its own; `before` is Python that runs in it first."""
+    script = f"{before}\nimport runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
+    return [sys.executable, "-c", script, *TINY, "run=r", f"runs={folder}", *overrides]
+
+
+def process(*overrides: str, folder: Path, before: str = "", **options: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(
+        command(*overrides, folder=folder, before=before), cwd=ROOT, env=environment, text=True, **pipes
+    )

@@ -1,0 +1,444 @@
+"""Checkpoints are complete or absent, damage never passes unseen, and a full disk costs nothing that was there
+before.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel import checkpoint
+from worldmodel.base import Spec
+from worldmodel.checkpoint import MANIFEST, Damaged
+from worldmodel.replay import Config, DamagedChunk, Episode, Replay
+from worldmodel.run import Run
+
+SPEC = Spec((1, 4, 4), 2, False)
+CONFIG = Config(batch=2, length=3, capacity=40)
+
+
+class Small:
+    """A run with a replay, saved every 'episode'; nothing is learned."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run, self.replay, self.step = Run.create(folder, {"seed": 0}, SPEC, "cpu"), Replay(CONFIG, SPEC), 0
+
+    def live(self) -> None:
+        rng = np.random.default_rng(self.step)
+        image = rng.integers(0, 256, (6, *SPEC.image), np.uint8)
+        action, reward = rng.normal(size=(6, 2)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+        self.replay.add(Episode(image, action, reward, np.zeros(6, bool)))
+        self.step += 5
+
+    @property
+    def name(self) -> str:
+        return f"step-{self.step:08d}-{self.step:08d}"
+
+    def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
+        weights = torch.randn(7, 5, generator=torch.Generator().manual_seed(self.step))
+        return {
+            "model": {"w": weights},
+            "actor": {},
+            "optim": {"w/step": torch.tensor(1.0)},
+            "rng": {"cpu": torch.arange(9)},
+        }
+
+    def save(self, keep: int = 2) -> Path:
+        self.run.save(self.name, self.tensors(), {"counters": {"env_steps": self.step}}, self.replay, keep)
+        return self.run.checkpoints / self.name
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    """Two checkpoints: after 5 and after 10 steps."""
+    made = Small(tmp_path / "r")
+    for _ in range(2):
+        made.live()
+        made.save()
+    return made
+
+
+def loaded(run: Run) -> tuple[str, list[str]]:
+    """The checkpoint that loads, its replay included, and what was reported on the way."""
+    said: list[str] = []
+    for found in run.verified(said.append):
+        try:
+            Replay(CONFIG, SPEC).load(run.replay, found.chunks)
+        except DamagedChunk as error:
+            said.append(str(error))
+            continue
+        return found.folder.name, said
+    return "", said
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_written_is_read_back(small: Small) -> None:
+    found = small.run.newest()
+    assert found.folder.name == small.name
+    assert found.state == {"counters": {"env_steps": 10}, "metrics_bytes": 0}
+    for name, group in small.tensors().items():
+        read = found.tensors(name)
+        assert read.keys() == group.keys() and all(torch.equal(read[key], group[key]) for key in group)
+    replay = Replay(CONFIG, SPEC)
+    replay.load(small.run.replay, found.chunks)
+    assert replay.digest() == small.replay.digest()
+    for key in ("image", "action", "reward", "first", "terminal"):
+        assert torch.equal(getattr(replay, key)[:12], getattr(small.replay, key)[:12])
+
+
+def test_no_flipped_bit_gets_through(small: Small) -> None:
+    rng = random.Random(0)
+    newest = small.run.checkpoints / small.name
+    for path in files(newest):
+        good = path.read_bytes()
+        for _ in range(60):
+            at, bit = rng.randrange(len(good)), rng.randrange(8)
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+            name, said = loaded(small.run)
+            assert name == "step-00000005-00000005", (path.name, at, bit)
+            if path.name != MANIFEST:
+                assert f"{small.name}/{path.name}" in said[0] and "falling back to step-00000005-00000005" in said[0]
+        path.write_bytes(good)
+    assert loaded(small.run) == (small.name, [])
+
+
+def test_no_flipped_bit_of_a_chunk_gets_through(small: Small) -> None:
+    rng = random.Random(1)
+    chunk = small.run.newest().chunks[-1]
+    path = small.run.replay / f"{chunk.digest}.npz"
+    good = path.read_bytes()
+    seen = 0
+    for _ in range(300):
+        at, bit = rng.randrange(len(good)), rng.randrange(8)
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+        replay = Replay(CONFIG, SPEC)
+        try:
+            replay.load(small.run.replay, small.run.newest().chunks)
+        except DamagedChunk as error:
+            assert path.name in str(error)
+            seen += 1
+        else:  # a date in the zip: the content is untouched
+            assert replay.digest() == small.replay.digest() and torch.equal(replay.image[:12], small.replay.image[:12])
+    assert seen > 200
+
+
+def test_a_chunk_that_holds_another_episode_is_refused(small: Small) -> None:
+    first, second = (small.run.replay / f"{chunk.digest}.npz" for chunk in small.replay.chunks)
+    shutil.copy(first, second)
+    with pytest.raises(DamagedChunk, match="does not match its digest"):
+        Replay(CONFIG, SPEC).load(small.run.replay, small.run.newest().chunks)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def swapped(path: Path) -> None:
+    other = next(folder for folder in path.parent.parent.iterdir() if folder != path.parent) / path.name
+    shutil.copy(other, path)
+
+
+@pytest.mark.parametrize("spoil", [truncated, emptied, longer, Path.unlink, swapped])
+def test_spoiled_files_are_named_and_the_previous_checkpoint_is_taken(
+    small: Small, spoil: Callable[[Path], Any]
+) -> None:
+    newest = small.run.checkpoints / small.name
+    for path in files(newest):
+        if spoil is swapped and path.name in ("actor.safetensors", "optim.safetensors", "rng.safetensors", MANIFEST):
+            continue  # the same in both; and a manifest's own swap is tested below
+        good = path.read_bytes()
+        spoil(path)
+        with pytest.raises(Damaged, match=small.name if path.name == MANIFEST else f"{small.name}/{path.name}"):
+            checkpoint.verify(newest)
+        name, said = loaded(small.run)
+        assert (name, len(said)) == ("step-00000005-00000005", 1)
+        path.write_bytes(good)
+    assert loaded(small.run) == (small.name, [])
+
+
+def test_a_foreign_manifest_is_refused(small: Small) -> None:
+    newest = small.run.checkpoints / small.name
+    shutil.copy(small.run.checkpoints / "step-00000005-00000005" / MANIFEST, newest)
+    with pytest.raises(Damaged, match=f"{small.name}/"):
+        checkpoint.verify(newest)
+
+
+def test_when_all_are_damaged_all_are_reported(small: Small) -> None:
+    for name in checkpoint.names(small.run.checkpoints):
+        emptied(small.run.checkpoints / name / "model.safetensors")
+    name, said = loaded(small.run)
+    assert (name, len(said)) == ("", 2)
+    assert "there is none before it" in said[1]
+
+
+def test_a_damaged_checkpoint_is_replaced_when_training_comes_by_again(small: Small) -> None:
+    emptied(small.run.checkpoints / small.name / "model.safetensors")
+    small.save()
+    assert loaded(small.run) == (small.name, [])
+
+
+def test_a_damaged_chunk_is_replaced_when_training_comes_by_again(small: Small) -> None:
+    chunk = small.replay.chunks[-1]
+    emptied(small.run.replay / f"{chunk.digest}.npz")
+    again = Small.__new__(Small)
+    again.run, again.replay, again.step = small.run, Replay(CONFIG, SPEC), 5
+    again.replay.load(small.run.replay, checkpoint.verify(small.run.checkpoints / "step-00000005-00000005").chunks)
+    again.live()
+    again.save()
+    assert loaded(small.run) == (small.name, [])
+
+
+# ---- rotation ----
+
+
+def test_leftovers_of_killed_saves_are_never_listed_and_go(small: Small) -> None:
+    leftover = small.run.checkpoints / "step-00000099-00000099.tmp-1"
+    shutil.copytree(small.run.checkpoints / small.name, leftover)
+    half = small.run.replay / f"{small.replay.chunks[0].digest}.tmp-1"
+    unknown = small.run.replay / f"{'0' * 64}.npz"
+    half.write_bytes(b"half"), unknown.write_bytes(b"of a killed save")
+    assert loaded(small.run)[0] == small.name
+    small.live()
+    small.save()
+    assert loaded(small.run)[0] == small.name
+    assert not leftover.exists() and not half.exists() and not unknown.exists()
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_half_listed(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path, **_: Any) -> None:
+        next(path for path in Path(folder).iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    small.live()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        small.save(keep=3)
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        checkpoint.prune(small.run.checkpoints, 2)
+    listed = checkpoint.names(small.run.checkpoints)
+    assert [checkpoint.verify(small.run.checkpoints / name).folder.name for name in listed] == [small.name, listed[1]]
+    checkpoint.prune(small.run.checkpoints, 2)
+    assert len(list(small.run.checkpoints.iterdir())) == 2
+
+
+def test_rotation_keeps_the_newest_by_number(tmp_path: Path) -> None:
+    made = Small(tmp_path / "r")
+    for step in (99_999_990, 99_999_995, 100_000_000, 1_000_000_000):
+        made.live()
+        made.step = step
+        made.save()
+        assert made.run.newest().folder.name == made.name
+    assert len(checkpoint.names(made.run.checkpoints)) == 2
+
+
+def test_a_chunk_goes_when_no_kept_checkpoint_lists_it(tmp_path: Path) -> None:
+    made = Small(tmp_path / "r")
+    for _ in range(12):  # the capacity is 6 episodes
+        made.live()
+        made.save(keep=3)
+        kept = [checkpoint.verify(made.run.checkpoints / name) for name in checkpoint.names(made.run.checkpoints)]
+        listed = {chunk.digest for found in kept for chunk in found.chunks}
+        assert {path.stem for path in made.run.replay.iterdir()} == listed
+    assert (len(kept), len(listed)) == (3, 8)
+
+
+def test_chunks_stay_while_a_manifest_cannot_be_read(small: Small) -> None:
+    emptied(small.run.checkpoints / "step-00000005-00000005" / MANIFEST)
+    orphan = small.run.replay / f"{'0' * 64}.npz"
+    orphan.write_bytes(b"perhaps of the damaged one")
+    small.run.forget_chunks()
+    assert orphan.exists()
+
+
+# ---- a full disk ----
+
+
+def full(budget: int) -> Callable[[Path, bytes], None]:
+    left = [budget]
+
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content[: left[0]])
+        left[0] -= len(content)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return write
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, total = small.name, sum(path.stat().st_size for path in files(small.run.checkpoints / small.name))
+    small.live()
+    for budget in range(0, total, max(1, total // 20)):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_synced", full(budget))
+            written = r"No space left on device: [\d,]+ bytes were written and [\d,]+ are free"
+            with pytest.raises(OSError, match=written) as caught:
+                small.save()
+        assert caught.value.errno == errno.ENOSPC and small.name in str(caught.value)
+        assert loaded(small.run) == (before, [])
+        assert len(list(small.run.checkpoints.iterdir())) == 2
+    small.save()  # there is room again
+    assert loaded(small.run) == (small.name, [])
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 300, 500])
+def test_a_disk_that_fills_in_a_replay_chunk_costs_nothing(small: Small, size: int) -> None:
+    before, chunks = small.name, files(small.run.replay)
+    small.live()
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))  # the system itself refuses to write more
+    try:
+        with pytest.raises(OSError, match=r"replay chunk .* [\d,]+ bytes") as caught:
+            small.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert small.replay.chunks[-1].digest in str(caught.value)
+    assert loaded(small.run) == (before, [])
+    assert files(small.run.replay) == chunks
+    small.save()
+    assert loaded(small.run) == (small.name, [])
+
+
+# ---- hostile ----
+
+DIGEST = "0" * 64
+FILE = {"bytes": 4, "sha256": DIGEST}
+NAMES = [
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "",
+    "a/b",
+    "a\0b",
+    "\ud800",
+    "x" * 10_000,
+    "no",
+    "MANIFEST.json",
+]
+ENTRIES = [
+    None,
+    7,
+    [],
+    {},
+    {"bytes": 10**30, "sha256": DIGEST},
+    {"bytes": -1, "sha256": None},
+    {"bytes": "4", "sha256": []},
+]
+CHUNKS = [
+    7, "ab", [7], [[]], [[DIGEST]], [["../" * 21 + "x", 6]], [[DIGEST[1:], 6]], [["z" * 64, 6]], [[DIGEST, 0]],
+    [[DIGEST, -6]], [[DIGEST, "6"]], [[DIGEST, 1e300]], [[DIGEST, None]], [[{"a": 1}, 6]], {"a": 1}, [[DIGEST, 6, 6]],
+    [[DIGEST, 6]] * 100_000 + [[0, 0]],
+]  # fmt: skip
+HOSTILE: list[Any] = [
+    *(None, [], 7, "text", {}, {"format": 1}, {"format": 1, "files": [], "chunks": None}, {"format": 1, "files": None}),
+    *({"format": 1, "files": {name: FILE}, "chunks": []} for name in NAMES),
+    *({"format": 1, "files": {"state.json": entry}, "chunks": []} for entry in ENTRIES),
+    *({"format": 1, "files": {}, "chunks": chunks} for chunks in CHUNKS),
+    *({"format": number, "files": {}, "chunks": []} for number in (2, 0, "1", [1], None, 10**300)),
+]
+
+
+@pytest.mark.parametrize("manifest", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_manifest_is_only_damaged(small: Small, manifest: Any) -> None:
+    folder = small.run.checkpoints / small.name
+    if isinstance(manifest, dict) and isinstance(manifest.get("files"), dict):
+        manifest = manifest | {"files": small.run.newest().manifest["files"] | manifest["files"]}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=small.name):
+        checkpoint.verify(folder)
+    assert loaded(small.run)[0] == "step-00000005-00000005"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe",
+        b"{",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 10_000,
+        b'{"format": 1, "files": {}, "chunks": [NaN]}',
+        b"\0" * 99,
+    ],
+    ids=repr,
+)
+def test_a_manifest_that_is_no_json_is_only_damaged(small: Small, content: bytes) -> None:
+    folder = small.run.checkpoints / small.name
+    (folder / MANIFEST).write_bytes(content)
+    with pytest.raises(Damaged, match=small.name):
+        checkpoint.verify(folder)
+
+
+def test_an_endless_manifest_is_not_read(small: Small) -> None:
+    folder = small.run.checkpoints / small.name
+    os.truncate(folder / MANIFEST, 1 << 40)  # sparse
+    with pytest.raises(Damaged, match="larger than"):
+        checkpoint.verify(folder)
+
+
+def test_a_newer_format_is_refused_with_a_message(small: Small) -> None:
+    folder = small.run.checkpoints / small.name
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(Damaged, match=f"{small.name} has format 2, this version reads 1"):
+        checkpoint.verify(folder)
+
+
+def header(entries: Any) -> bytes:
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+GARBAGE = [
+    b"", b"garbage", (2**63).to_bytes(8, "little"), (50).to_bytes(8, "little") + b"{}", header({"w": 1}) + b"\0" * 8,
+    header({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 80]}}) + b"\0" * 8,
+    header({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 8]}}) + b"\0" * 8,
+    header({"w": {"dtype": "Q7", "shape": [2], "data_offsets": [0, 8]}}) + b"\0" * 8,
+    header({k: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for k in "ab"}) + b"\0" * 8,
+    b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", GARBAGE, ids=range(len(GARBAGE)))
+def test_safetensors_garbage_is_refused_although_its_digest_is_right(small: Small, content: bytes) -> None:
+    folder = small.run.checkpoints / small.name
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"]["model.safetensors"] = {"bytes": len(content), "sha256": digest}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=small.name):
+        checkpoint.verify(folder)
+
+
+def test_a_manifest_that_leaves_files_out_is_damaged(small: Small) -> None:
+    folder = small.run.checkpoints / small.name
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name in list(manifest["files"]):
+        rest = {key: value for key, value in manifest["files"].items() if key != name}
+        (folder / MANIFEST).write_text(json.dumps(manifest | {"files": rest}))
+        with pytest.raises(Damaged, match=f"{small.name}.*{name}"):
+            checkpoint.verify(folder)

@@ -1,0 +1,190 @@
+"""evaluate.py and agents.load: a trained run acts again, the same for the same seed."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+import agents
+import envs
+import evaluate
+from worldmodel import checkpoint
+from worldmodel.run import RunError
+
+FIELDS = {
+    "return", "interval_95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
+    "planned_return", "obtained_return", "device", "precision", "commit",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    assert runs.go(folder, "env.time_limit=9", "train.steps=45", "train.eval_every=100") == 0
+    return folder / "r"
+
+
+def evaluated(monkeypatch: pytest.MonkeyPatch, run: Path, *words: str) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run), "--device", "cpu", *words])
+    evaluate.main()
+    result: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
+    return result
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        evaluated(monkeypatch, *words)  # type: ignore[arg-type]
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+def test_what_is_written(monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated(monkeypatch, trained, "--episodes", "3")
+    assert set(result) == FIELDS
+    assert (result["episodes"], result["seed"], result["actor"], result["device"]) == (3, 0, "cem", "cpu")
+    assert result["checkpoint"] == checkpoint.names(trained / "checkpoints")[0]
+    assert len(result["returns"]) == 3 and result["return"] == pytest.approx(np.mean(result["returns"]))
+    assert result["interval_95"] == pytest.approx(1.96 * np.std(result["returns"], ddof=1) / 3**0.5)
+    assert (
+        f"return {result['return']:.1f} +- {result['interval_95']:.1f} (95 %) over 3 episodes"
+        in capsys.readouterr().out
+    )
+
+
+def test_the_same_seed_gives_the_same_returns(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    first, again, other = (
+        evaluated(monkeypatch, trained, "--episodes", "2", "--seed", seed)["returns"] for seed in "770"
+    )
+    assert first == again != other
+
+
+def test_one_episode_has_no_interval(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    assert evaluated(monkeypatch, trained, "--episodes", "1")["interval_95"] is None
+
+
+def test_evaluating_changes_nothing_that_was_trained(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    before = {
+        path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != "evaluation.json"
+    }
+    evaluated(monkeypatch, trained, "--episodes", "1")
+    after = {
+        path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != "evaluation.json"
+    }
+    assert after == before
+
+
+@pytest.mark.parametrize("actor", ["shooting", "uniform"])
+def test_another_actor_on_the_same_model(monkeypatch: pytest.MonkeyPatch, trained: Path, actor: str) -> None:
+    if actor == "shooting":  # 10,000 candidates are many for a test
+        section = evaluate.actor_section(actor).model_copy(update={"candidates": 10})
+        monkeypatch.setattr(evaluate, "actor_section", lambda name: section)
+    result = evaluated(monkeypatch, trained, "--episodes", "2", "--actor", actor)
+    assert (result["actor"], len(result["returns"])) == (actor, 2)
+    assert all(np.isfinite(result["returns"]))
+
+
+def test_films(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    evaluated(monkeypatch, trained, "--episodes", "4", "--video")
+    names = sorted(path.name for path in (trained / "videos").iterdir())
+    assert names == ["dream.gif", "episode-0.gif", "episode-1.gif", "episode-2.gif"]
+    for name in names:
+        with Image.open(trained / "videos" / name) as film:
+            assert film.n_frames == 10  # type: ignore[attr-defined]
+
+
+def test_mistakes_are_named(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = refused(monkeypatch, capsys, trained, "--actor", "shoting")
+    assert (code, message) == (
+        2, "error: --actor: 'shoting' is not one of cem, shooting, uniform; did you mean 'shooting'?\n"
+    )  # fmt: skip
+    code, message = refused(monkeypatch, capsys, trained.parent / "q")
+    assert code == 1 and message.startswith(f"error: {trained.parent / 'q'} is not a run")
+    assert "runs beside it: r" in message
+    for words in (("--episodes", "0"), ("--seed", "-1"), ("--device", "tpu")):
+        assert refused(monkeypatch, capsys, trained, *words)[0] == 2
+    damaged = tmp_path / "r"
+    shutil.copytree(trained, damaged)
+    shutil.rmtree(damaged / "checkpoints")
+    code, message = refused(monkeypatch, capsys, damaged)
+    assert code == 1 and "has no complete checkpoint" in message
+    for name, content in (
+        ("run.json", "{"),
+        ("run.json", "[]"),
+        ("config.yaml", "- a"),
+        ("config.yaml", "!!python/object:os.system"),
+    ):
+        shutil.rmtree(damaged)
+        shutil.copytree(trained, damaged)
+        (damaged / name).write_text(content)
+        code, message = refused(monkeypatch, capsys, damaged)
+        assert code == 1 and f"{damaged} is damaged" in message
+
+
+def test_an_edited_config_reaches_no_other_code(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "r"
+    for old, new, wanted in (
+        ("name: cem", "name: os", "actor.name: 'os' is not one of"),
+        ("name: rssm", "name: ../../evil", "model.name: '../../evil' is not one of"),
+        ("name: dot", "name: subprocess", "env.name: 'subprocess' is not one of"),
+        ("horizon: 3", "_target_: os.system\n  horizon: 3", "actor._target_: there is no such key"),
+        ("horizon: 3", "horizon: ${oc.env:HOME}", "actor.horizon: "),
+    ):
+        shutil.copytree(trained, run)
+        text = (run / "config.yaml").read_text()
+        assert old in text
+        (run / "config.yaml").write_text(text.replace(old, new))
+        code, message = refused(monkeypatch, capsys, run)
+        assert code == 2 and message.startswith(f"error: {wanted}"), message
+        assert "HOME" not in new or "/root" not in message
+        shutil.rmtree(run)
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_acts(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, tmp_path / "r")
+    newest, older = checkpoint.names(trained / "checkpoints")
+    (tmp_path / "r" / "checkpoints" / newest / "model.safetensors").write_bytes(b"")
+    assert evaluated(monkeypatch, tmp_path / "r", "--episodes", "1")["checkpoint"] == older
+    assert f"falling back to {older}" in capsys.readouterr().out
+
+
+def test_a_loaded_agent_acts_in_six_lines(trained: Path) -> None:
+    agent = agents.load(trained, device="cpu")
+    env = envs.make(agent.env)
+    image, _ = env.reset(seed=0)
+    memory, done, steps = None, False, 0
+    while not done:
+        action, memory = agent.act(memory, image)
+        image, _reward, terminated, truncated, _ = env.step(action)
+        done, steps = terminated or truncated, steps + 1
+    env.close()
+    assert steps == 9
+    assert action.shape == (2,) and action.dtype == np.float32 and np.abs(action).max() <= 1
+
+
+def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
+    agent = agents.load(trained, device="cpu")
+    saved = checkpoint.verify(trained / "checkpoints" / checkpoint.names(trained / "checkpoints")[0]).tensors("model")
+    assert agent.model.state_dict().keys() == saved.keys()
+    assert all((weights == saved[name]).all() for name, weights in agent.model.state_dict().items())
+
+
+def test_a_wrong_image_is_refused_saying_what_fits(trained: Path) -> None:
+    agent = agents.load(trained, device="cpu")
+    with pytest.raises(ValueError, match=r"sees uint8 images \(1, 16, 16\).*not float64 \(3, 64, 64\)"):
+        agent.act(None, np.zeros((3, 64, 64)))
+
+
+def test_no_run_no_agent(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run"):
+        agents.load(tmp_path)
