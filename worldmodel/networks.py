@@ -103,11 +103,21 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         y, x = self.grid
         image = rearrange(self.dense(features), "n (c y x) -> n c y x", y=y, x=x)
-        image = image.contiguous(memory_format=torch.channels_last)
         for number, layer in enumerate(self.layers):
-            image = layer(F.relu(image) if number else image)
+            image = upsampled(layer, F.relu(image) if number else image)
         top, left = ((got - wanted) // 2 for got, wanted in zip(image.shape[2:], self.image[1:], strict=True))
         return image[:, :, top : top + self.image[1], left : left + self.image[2]]
+
+
+def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
+    """A transposed convolution. From a single pixel it is a matrix product, which is ten times faster as one."""
+    assert isinstance(layer, nn.ConvTranspose2d) and layer.bias is not None
+    if image.shape[2:] == (1, 1):
+        patch = F.linear(image.flatten(1), layer.weight.flatten(1).t()).unflatten(1, layer.weight.shape[1:])
+        image = patch + layer.bias[:, None, None]
+    else:
+        image = layer(image)
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 class GRUCell(nn.Module):
