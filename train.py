@@ -168,15 +168,15 @@ class Training:
         self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
         values = evaluation.metrics_of(trials)
         self.run.log(counters.env_steps, values)
-        self.show(f"return {values['collect/return']:.1f}")
+        self.show(collected=f"return {values['collect/return']:.1f}")
 
     def learn(self) -> None:
         """The updates owed. Interrupted between two of them, it goes on after resuming."""
-        began, batches = time.perf_counter(), self.replay
+        began = time.perf_counter()
         for _ in range(self.due()):
             if self.stop():
                 raise Interrupted
-            batch = batches.sample(np.random.default_rng([self.seed, SAMPLE, self.counters.updates]))
+            batch = self.replay.sample(np.random.default_rng([self.seed, SAMPLE, self.counters.updates]))
             metrics = self.agent.learn(batch)
             self.counters.updates += 1
             for name, value in (metrics | {"updates": torch.ones(())}).items():
@@ -196,7 +196,8 @@ class Training:
             self.counters.env_steps,
             values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()},
         )
-        self.show(f"loss {values.get('learn/loss', math.nan):.2f}, {rate['seconds/updates_per_second']:.1f} updates/s")
+        losses = [f"{name[6:]} {value:.2f}" for name, value in values.items() if name.startswith("learn/loss")]
+        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
 
     def evaluate(self) -> None:
         """Noise-free episodes, their dreams, and the pictures in the run's folder."""
@@ -212,13 +213,12 @@ class Training:
         counters.evaluated = counters.episodes
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {values['evaluate/return']:.1f}")
 
-    def show(self, text: str) -> None:
-        counters = self.counters
-        self.bar.update(counters.env_steps, text)
-        console.print(
-            f"{counters.env_steps:>9,} env steps  {counters.episodes:>5} episodes  {counters.updates:>7} updates  "
-            f"{text}"
-        )
+    def show(self, **newest: str) -> None:
+        """A line that stays, and the bar."""
+        counters, text = self.counters, ", ".join(newest.values())
+        self.bar.update(counters.env_steps, **newest)
+        counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
+        console.print(f"{counted}  {text}")
 
     # ---- what a checkpoint holds ----
 

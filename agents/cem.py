@@ -1,7 +1,6 @@
 """The cross-entropy method: PlaNet's planner (Hafner et al. 2019, algorithm 2), for continuous and discrete actions.
 
-    repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit to
-    them
+    repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit it
 
 The proposal is N(mean, std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (T21); for
 discrete actions it is a categorical distribution per step. PlaNet: mean 0, std 1, no momentum, floor or warm start,

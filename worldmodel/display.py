@@ -11,7 +11,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """A progress bar over env steps with a free text: returns, losses, updates per second."""
+    """A progress bar over env steps with the newest return, losses and updates per second, and the time left."""
 
     def __init__(self, total: int, done: int) -> None:
         columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
@@ -19,6 +19,7 @@ class Bar:
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True
         )
         self.task = self.progress.add_task("", total=total, completed=done, text="")
+        self.newest: dict[str, str] = {}
 
     def __enter__(self) -> "Bar":
         if console.is_terminal:
@@ -28,8 +29,9 @@ class Bar:
     def __exit__(self, *_: Any) -> None:
         self.progress.stop()
 
-    def update(self, done: int, text: str) -> None:
-        self.progress.update(self.task, completed=done, text=text)
+    def update(self, done: int, **newest: str) -> None:
+        self.newest |= newest
+        self.progress.update(self.task, completed=done, text=", ".join(self.newest.values()))
 
 
 class Stop:

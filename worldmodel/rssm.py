@@ -67,9 +67,7 @@ def build(config: Config, spec: Spec) -> "RSSM":
 
 
 class State(NamedTuple):
-    """deter is h (N, D); mean, std and their sample stoch are z's (N, S). The prior's when imagined, else the
-    posterior's.
-    """
+    """deter is h (N, D); mean, std and sample stoch are z's (N, S): the posterior's, or if imagined the prior's."""
 
     deter: Tensor
     mean: Tensor
@@ -166,9 +164,8 @@ class RSSM(WorldModel):
     def believe(self, state: State, action: Tensor, embed: Tensor, first: Tensor) -> tuple[State, Tensor]:
         """One step of observing: the posterior state, and the belief that the prior reads."""
         state = where(first, each(torch.zeros_like, state), state)
-        belief = self.step(
-            state, torch.where(first[:, None], 0.0, action)
-        )  # an episode has no action before its first row
+        action = torch.where(first[:, None], 0.0, action)  # an episode has no action before its first row
+        belief = self.step(state, action)
         if self.config.stoch:
             statistics = self.posterior(F.relu(self.posterior_belief(belief) + embed))
             return self.latent(belief, statistics, sample=True), belief

@@ -159,9 +159,7 @@ class Run:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def rewind(self, size: int, step: int) -> None:
-        """Forget the metrics that were logged after the checkpoint that is being resumed, so that curves do not
-        overlap.
-        """
+        """Forget the metrics logged after the checkpoint that is being resumed, so that curves do not overlap."""
         if self.metrics_bytes() > size:
             os.truncate(self.metrics, size)
         self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
