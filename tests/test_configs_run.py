@@ -1,0 +1,34 @@
+"""Every file in configs/ does not only load: it trains for two episodes, learns, evaluates, dreams and saves."""
+
+from pathlib import Path
+
+import pytest
+import runs
+
+import train
+from worldmodel import checkpoint
+from worldmodel.config import ROOT
+from worldmodel.display import Stop
+
+SHORT = (  # noqa: SIM905
+    "env.time_limit=16 train.steps=17 train.seed_episodes=1 train.updates_per_episode=1 train.eval_episodes=1 "
+    "replay.batch=2 replay.length=6 agent.device=cpu agent.threads=1"
+).split()
+
+
+def files(group: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [[f"exp={name}"] for name in files("exp")]
+    + [["exp=smoke", f"{group}={name}"] for group in ("env", "model", "actor") for name in files(group)],
+    ids=" ".join,
+)
+def test_it_runs(words: list[str], tmp_path: Path) -> None:
+    train.run(*runs.composed(*words, *SHORT, "run=r", f"runs={tmp_path}"), Stop())
+    newest = checkpoint.verify(tmp_path / "r/checkpoints" / checkpoint.names(tmp_path / "r/checkpoints")[0])
+    assert newest.state["counters"]["updates"] >= 1
+    assert (tmp_path / "r/dream.gif").exists() and (tmp_path / "r/curve.png").exists()
