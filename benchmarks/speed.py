@@ -84,6 +84,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.no_env:
         figures["env frames, Pendulum-v1 at 64x64"] = {"frames_per_s": frames("gym")}
         figures["env frames, dmc cartpole_swingup"] = {"frames_per_s": frames("dmc", action_repeat=8)}
+        slow = frames("dmc", action_repeat=8, shadows=True, multisampling=True)
+        figures["... with shadows and multisampling"] = {"frames_per_s": slow}
     figures["peak memory"] = {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     if ours.device.type == "cuda":
         figures["peak memory"]["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
