@@ -101,7 +101,9 @@ class Training:
         longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1
         if longest > checked["replay"].capacity:
             raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
-        self.replay = Replay(checked["replay"], spec, self.memory.rows)
+        # Episodes that end early have more rows than planned: make room for the most there can be, if it fits.
+        room = min(2 * self.rows(), self.memory.available // replay.row_bytes(spec))
+        self.replay = Replay(checked["replay"], spec, room)
         self.counters, self.sums, self.seconds = Counters(), {}, {}  # type: ignore[var-annotated]
         resumed = Run.exists(folder)
         self.run = (Run.read(folder) if resumed else Run.create(folder, raw, spec, str(self.agent.device))).lock()
@@ -117,7 +119,7 @@ class Training:
         self.run.close()
 
     def rows(self) -> int:
-        """How many rows of replay the run can fill at most: one per decision and one more per episode."""
+        """How many rows of replay the run will fill: one per decision and one more per episode of full length."""
         repeat, limit = self.envs.action_repeat, self.envs.time_limit
         episode = math.ceil(limit / repeat) if limit else None
         steps = math.ceil(self.config.steps / repeat)
@@ -166,7 +168,7 @@ class Training:
             counters.env_steps += len(trial.predicted) * self.envs.action_repeat
         counters.episodes += len(trials)
         self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
-        values = evaluation.metrics_of(trials)
+        values = evaluation.collected(trials)
         self.run.log(counters.env_steps, values)
         self.show(collected=f"return {values['collect/return']:.1f}")
 
@@ -239,7 +241,7 @@ class Training:
             except replay.DamagedChunk as error:
                 damage = str(error)
                 console.print(f"{checkpoint.folder.name} cannot be resumed exactly: {error}")
-                self.replay = Replay(self.replay.config, self.replay.spec, self.memory.rows)
+                self.replay = Replay(self.replay.config, self.replay.spec, self.replay.capacity)
                 continue
             self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
             self.agent.set_random_state(checkpoint.tensors("rng"))

@@ -50,11 +50,10 @@ class CEM(Actor):
     def __init__(self, config: Config, model: WorldModel, spec: Spec) -> None:
         super().__init__(model, spec)
         self.config = config
+        self.no_idea = 1 / spec.action if spec.discrete else 0.0  # the proposal's mean before anything was planned
 
     def initial(self, n: int) -> Plan:
-        mean = torch.zeros(n, self.config.horizon, self.spec.action)
-        if self.spec.discrete:
-            mean += 1 / self.spec.action
+        mean = torch.full((n, self.config.horizon, self.spec.action), self.no_idea)
         return Plan(mean, torch.full((n,), torch.nan))
 
     def act(self, state: Any, plan: Plan, explore: bool) -> tuple[Tensor, Plan]:
@@ -82,7 +81,7 @@ class CEM(Actor):
 
     def begin(self, plan: Plan) -> Tensor:
         """The first proposal's mean: the last plan shifted by one step, or no idea."""
-        start = self.initial(len(plan.actions)).actions.to(plan.actions.device)
+        start = torch.full_like(plan.actions, self.no_idea)
         if not self.config.warm_start:
             return start
         shifted = torch.cat([plan.actions[:, 1:], start[:, -1:]], 1)

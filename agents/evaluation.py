@@ -68,7 +68,7 @@ def dreams(agent: Agent, trials: Sequence[Trial], seed: int) -> tuple[Dream, dic
     return film, errors
 
 
-def metrics_of(trials: Sequence[Trial]) -> dict[str, Any]:
+def collected(trials: Sequence[Trial]) -> dict[str, Any]:
     """Collected episodes, summed up."""
     values = {
         "collect/return": float(np.mean([trial.score for trial in trials])),

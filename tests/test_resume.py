@@ -245,3 +245,11 @@ def test_a_second_trainer_refuses_naming_the_first(
     assert runs.digests(tmp_path / "r") == runs.digests(whole)
     first.close()  # as the system does for a process that was killed
     assert runs.go(tmp_path, "train.steps=70") == 0
+
+
+def test_there_is_room_for_episodes_that_end_at_once(tmp_path: Path) -> None:
+    """However short the episodes turn out, two rows a decision at the most, nothing is evicted below the capacity."""
+    raw, checked = runs.composed(*runs.TINY, "run=r", f"runs={tmp_path}")
+    training = train.Training(raw, checked, tmp_path / "r", runs.Stop())
+    assert training.replay.capacity >= 2 * checked["train"].steps
+    training.close()

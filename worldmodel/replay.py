@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -110,13 +111,11 @@ class Replay:
         start = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch))
         rows = (start[:, None] + torch.arange(length or self.config.length)) % len(self)  # (B, T)
         at = ((self.begin + rows) % self.capacity).flatten()
-        first = self.first[at].view(rows.shape)
-        first[:, 1:] |= rows[:, 1:] == 0  # from the newest row on to the oldest
         return Batch(
             self.image.index_select(0, at).view(*rows.shape, *self.spec.image),
             self.action[at].view(*rows.shape, -1),
             self.reward[at].view(rows.shape),
-            first,
+            self.first[at].view(rows.shape),  # the oldest live row, which follows the newest, is a first one too
             self.terminal[at].view(rows.shape),
         )
 
@@ -189,10 +188,9 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
         RuntimeError,
         NotImplementedError,
         MemoryError,
+        zlib.error,
     ) as error:
         raise DamagedChunk(f"replay chunk {path.name} is damaged or missing: {error}") from error
-    except zipfile.zlib.error as error:  # type: ignore[attr-defined]
-        raise DamagedChunk(f"replay chunk {path.name} is damaged: {error}") from error
     return episode
 
 

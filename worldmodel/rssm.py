@@ -7,8 +7,7 @@
 
     loss = -log N(image_t; decoded, 1) - w log N(r_t; predicted, 1) + max(0, KL(q || p) - free nats)
 
-Pixels and latent dimensions are summed, batch and time averaged (traps T8, T9). Here a_t is the action that led to row
-t.
+Pixels and latent dimensions are summed, batch and time averaged (traps T8, T9). a_t is the action that led to row t.
 """
 
 from collections.abc import Sequence
@@ -30,9 +29,8 @@ class Config(ModelConfig):
     stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
     hidden: int = Field(ge=1, le=16384)
     min_std: float = Field(gt=0, le=1)
-    depths: list[PositiveInt] = Field(
-        min_length=1, max_length=6
-    )  # channels of the encoder's convolutions; the decoder mirrors them
+    # channels of the encoder's convolutions; the decoder mirrors them
+    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
     kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
     reward_units: int = Field(ge=1)
     reward_layers: int = Field(ge=0, le=8)
