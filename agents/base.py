@@ -1,7 +1,8 @@
 """The Actor interface: what decides in latent space. It knows a model only through worldmodel/base.py."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,11 @@ class Plan(NamedTuple):
 
     actions: Tensor  # (N, H, A) the planned actions, the next one first; H = 0 for actors that do not plan
     value: Tensor  # (N,) the return that the plan expects over its horizon; NaN if none
+
+
+# Live in the real environments as this actor, for so many noise-free episodes: their returns (episodes,). The same
+# `number` gives the same episodes.
+Play: TypeAlias = Callable[["Actor", int, int], Tensor]
 
 
 class Actor(nn.Module, ABC):
@@ -35,8 +41,10 @@ class Actor(nn.Module, ABC):
     def act(self, state: Any, plan: Plan, explore: bool) -> tuple[Tensor, Plan]:
         """The actions (N, A) to take in a state, bounded to [-1, 1] or one-hot, and the new memory."""
 
-    def learn(self, states: Any) -> dict[str, Tensor]:
-        """Improve in imagination, starting from states (B, T, ...). Planners have nothing to learn."""
+    def learn(self, states: Any, play: Play | None = None) -> dict[str, Tensor]:
+        """Improve in imagination, starting from states (B, T, ...); or, if the actor is configured so, by playing in the
+        real environments. Planners have nothing to learn and return no metrics.
+        """
         return {}
 
 

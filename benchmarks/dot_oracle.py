@@ -40,7 +40,7 @@ class Simulator(WorldModel):
     def initial(self, n: int) -> State:
         return State(torch.zeros(n, 4), torch.zeros(n))
 
-    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
+    def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         moved, reward = dot.step(state.dot.numpy(), action.numpy())
         return State(torch.from_numpy(moved), torch.from_numpy(reward))
 

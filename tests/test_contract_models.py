@@ -44,7 +44,7 @@ def test_there_are_models() -> None:
 def test_states_are_named_tuples_of_tensors_rows_first(name: str, spec: Spec) -> None:
     model, data = make(name, spec), tiny.batch(N, T, spec)
     state, action = model.initial(N), data.action[:, 1]
-    for made in (look(model, data), model.imagine(state, action), model.imagine(state, action, sample=False)):
+    for made in (look(model, data), model.imagine(state, action), model.imagine(state, action, temperature=0)):
         assert type(made) is type(state) and made._fields == state._fields
         assert [(a.shape, a.dtype) for a in made] == [(a.shape, a.dtype) for a in state]
         assert all(len(a) == N and a.isfinite().all() for a in made)
@@ -107,7 +107,7 @@ def test_the_mode_needs_no_random_numbers_and_is_differentiable(name: str, spec:
     state = base.each(Tensor.detach, look(model, data))
     action = data.action[:, 1].clone().requires_grad_()
     before = torch.get_rng_state()
-    one, other = (model.imagine(state, action, sample=False) for _ in range(2))
+    one, other = (model.imagine(state, action, temperature=0) for _ in range(2))
     assert equal(one, other) and torch.equal(before, torch.get_rng_state())
     (gradient,) = torch.autograd.grad(model.features(one).square().sum(), action)
     assert gradient.abs().sum() > 0

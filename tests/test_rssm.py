@@ -22,7 +22,7 @@ def count(*parts: nn.Module) -> int:
 
 
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "sample", lambda mean, std: mean)
+    monkeypatch.setattr(latents, "sample", lambda mean, std, temperature=1: mean)
 
 
 def lookless(monkeypatch: pytest.MonkeyPatch, model: rssm.RSSM) -> None:
@@ -95,10 +95,10 @@ def test_gru_resets_before_the_matrix_and_keeps_with_the_update_gate() -> None:
 def test_the_standard_deviation_is_softplus_and_its_floor() -> None:
     model = tiny.model(min_std=0.1)
     raw = torch.linspace(-30, 5, 16).view(1, -1)
-    state = model.latent(torch.zeros(1, 32), raw, sample=False)
+    state = model.latent(torch.zeros(1, 32), raw, temperature=0)
     torch.testing.assert_close(state.mean, raw[:, :8])
     torch.testing.assert_close(state.std, (1 + raw[:, 8:].exp()).log() + 0.1)
-    assert model.latent(torch.zeros(1, 32), torch.full((1, 16), -50.0), sample=False).std.min() == pytest.approx(0.1)
+    assert model.latent(torch.zeros(1, 32), torch.full((1, 16), -50.0), temperature=0).std.min() == pytest.approx(0.1)
 
 
 def test_five_bits_are_floored_then_dequantised() -> None:
@@ -143,7 +143,7 @@ def test_losses_are_summed_over_pixels_and_latents_and_averaged_over_rows() -> N
             seen = data.image[b, t].double() / 256 - 0.5
             image += 0.5 * (seen - model.decoder(model.features(state))[0].double()).square().sum().item() / 18
             reward += 0.5 * (data.reward[b, t] - model.reward(state)[0]).square().item() / 18
-            prior = model.latent(state.deter, model.prior(state.deter), sample=False)
+            prior = model.latent(state.deter, model.prior(state.deter), temperature=0)
             for q, s, p, o in zip(*(a[0].tolist() for a in (state.mean, state.std, prior.mean, prior.std))):
                 divergence += (math.log(o / s) + (s**2 + (q - p) ** 2) / (2 * o**2) - 0.5) / 18
     assert metrics["loss_image"].item() == pytest.approx(image, rel=1e-5)
@@ -171,7 +171,7 @@ def test_free_nats_are_taken_from_every_row_after_summing() -> None:
         model = tiny.model(free_nats=free)
         torch.manual_seed(1)
         _, states, seen[free] = model.loss(data)
-        prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), sample=False)
+        prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
         rows = latents.kl(*(a.flatten(0, 1) for a in (states.mean, states.std)), prior.mean, prior.std)
         assert rows.min() < 1.0 < rows.max()  # or the numbers below could not tell
         assert seen[free]["loss_kl"].item() == pytest.approx((rows - free).clamp(min=0).mean().item(), rel=1e-5)
@@ -269,7 +269,7 @@ def test_the_posterior_is_sampled_and_imagining_follows_the_prior() -> None:
     torch.manual_seed(1)
     state = walk(model, data, [0])
     assert not torch.equal(state.stoch, state.mean)
-    imagined = model.imagine(flatten(state), data.action[:, 1], sample=False)
+    imagined = model.imagine(flatten(state), data.action[:, 1], temperature=0)
     hidden = torch.relu(model.enter(torch.cat([state.stoch[:, 0], data.action[:, 1]], -1)))
     belief = model.gru(hidden, state.deter[:, 0])
     torch.testing.assert_close(imagined.deter, belief)
@@ -291,7 +291,7 @@ def test_the_mode_is_differentiable_and_uses_no_random_numbers() -> None:
     before = torch.get_rng_state()
     state = model.initial(2)
     for t in range(3):
-        state = model.imagine(state, action[:, t], sample=False)
+        state = model.imagine(state, action[:, t], temperature=0)
     assert torch.equal(torch.get_rng_state(), before)
     (gradient,) = torch.autograd.grad(model.reward(state).sum(), action)
     assert (gradient.abs().sum(-1) > 0).all()
@@ -311,7 +311,7 @@ def overshot(model: rssm.RSSM, states: rssm.State, data: Batch, distance: int) -
                 continue
             here = each(lambda a, b=b, t=t: a[b, t][None], states)
             for step in range(1, distance + 1):
-                here = model.imagine(here, data.action[b, t + step][None], sample=False)
+                here = model.imagine(here, data.action[b, t + step][None], temperature=0)
             there = states.mean[b, t + distance], states.std[b, t + distance]
             total += max(0.0, latents.kl(*there, here.mean[0], here.std[0]).item() - model.config.free_nats)
             pairs += 1
@@ -333,7 +333,7 @@ def test_overshooting_by_one_step_is_the_plain_kl() -> None:
     torch.manual_seed(1)
     _, states, metrics = model.loss(data)
     after = torch.get_rng_state()
-    prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), sample=False)
+    prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
     prior = each(lambda a: a.unflatten(0, (3, 6)), prior)
     divergence = latents.kl(states.mean, states.std, prior.mean, prior.std)
     assert torch.equal(model.overshoot(divergence, states, data), divergence.clamp(min=0).mean())
@@ -386,7 +386,7 @@ def test_without_a_stochastic_path_imagining_is_learned_from_the_belief_before_t
     _, states, metrics = model.loss(data)
     before, state = [], model.initial(3)
     for t in range(6):
-        before.append(model.imagine(state, data.action[:, t] * ~data.first[:, t, None], sample=False))
+        before.append(model.imagine(state, data.action[:, t] * ~data.first[:, t, None], temperature=0))
         state = each(lambda a, t=t: a[:, t], states)
     image = data.image.flatten(0, 1) / 256 - 0.5
     errors = [

@@ -135,7 +135,7 @@ class Fake(WorldModel):
     def initial(self, n: int) -> Point:
         return self.at(self.start.expand(n, -1))
 
-    def imagine(self, state: Point, action: Tensor, sample: bool = True) -> Point:
+    def imagine(self, state: Point, action: Tensor, temperature: float = 1.0) -> Point:
         return self.move(state, action)
 
     def features(self, state: Point) -> Tensor:
@@ -153,7 +153,7 @@ class Fake(WorldModel):
     def decode(self, state: Point) -> Tensor:
         raise NotImplementedError
 
-    def loss(self, batch: Batch) -> Any:
+    def loss(self, batch: Batch, part: str = "model") -> Any:
         raise NotImplementedError
 
 

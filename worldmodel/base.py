@@ -44,6 +44,8 @@ class WorldModel(nn.Module, ABC):
     the model, which alone knows its normalisation. Models are written as if there were one device and one dtype.
     """
 
+    parts: tuple[str, ...] = ("model",)  # what can learn by itself, while the rest is frozen
+
     @abstractmethod
     def initial(self, n: int) -> State:
         """The state before anything was seen: n rows."""
@@ -53,8 +55,11 @@ class WorldModel(nn.Module, ABC):
         """Step on the action (N, A), then believe the image (N, C, Y, X); rows with first (N,) forget both."""
 
     @abstractmethod
-    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
-        """Step with eyes closed. sample=False takes the mode, which is differentiable and uses no random numbers."""
+    def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
+        """Step with eyes closed. A temperature tau makes the dream more uncertain than the model is (tau > 1), or less:
+        standard deviations times sqrt(tau), mixture logits over tau. 0 takes the mode, which is differentiable and uses
+        no random numbers.
+        """
 
     @abstractmethod
     def features(self, state: State) -> Tensor:
@@ -73,8 +78,10 @@ class WorldModel(nn.Module, ABC):
         """The expected image, (N, C, Y, X), intensities in about [0, 1]."""
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[Tensor, State, dict[str, Tensor]]:
-        """A scalar to minimise, the states (B, T, ...) where imagination may start, and metrics."""
+    def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
+        """A scalar to minimise, the states (B, T, ...) where imagination may start, and metrics. Gradients reach only
+        the part that is to learn.
+        """
 
 
 def each(function: Callable[..., Tensor], *states: State) -> State:

@@ -1,14 +1,52 @@
 """Equations of diagonal Gaussians, as free functions. All sums run over the last axis; compute in float32."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+copies = 1  # set by common_noise
 
-def sample(mean: Tensor, std: Tensor) -> Tensor:
-    """z = mean + std * e with e ~ N(0, 1): reparameterised, so that gradients reach mean and std."""
-    return torch.addcmul(mean, std, torch.randn_like(mean))
+
+@contextlib.contextmanager
+def common_noise(blocks: int) -> Iterator[None]:
+    """Common random numbers: rows come in so many blocks of equal length, and every block draws the same noise.
+
+    Candidates that dream side by side are then told apart by what they do, and not by their luck (T40).
+    """
+    global copies
+    before, copies = copies, blocks
+    try:
+        yield
+    finally:
+        copies = before
+
+
+def normal(like: Tensor) -> Tensor:
+    """e ~ N(0, 1) in the shape of `like`, rows first."""
+    return torch.randn_like(like) if copies == 1 else torch.randn_like(like[: len(like) // copies]).tile(tiling(like))
+
+
+def uniform(like: Tensor) -> Tensor:
+    """e ~ U[0, 1) in the shape of `like`, rows first."""
+    return torch.rand_like(like) if copies == 1 else torch.rand_like(like[: len(like) // copies]).tile(tiling(like))
+
+
+def tiling(like: Tensor) -> tuple[int, ...]:
+    if len(like) % copies:
+        raise ValueError(f"{len(like)} rows are not {copies} blocks of equal length")
+    return (copies, *[1] * (like.dim() - 1))
+
+
+def sample(mean: Tensor, std: Tensor, temperature: float = 1.0) -> Tensor:
+    """z = mean + sqrt(tau) std e with e ~ N(0, 1): reparameterised, so that gradients reach mean and std. At
+    temperature 0 no random number is drawn.
+    """
+    if temperature == 0:
+        return mean
+    return torch.addcmul(mean, std, normal(mean), value=math.sqrt(temperature))
 
 
 def kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoder, decoder, MLP and GRU cell, initialised as PlaNet's (as TensorFlow does): Glorot uniform, zero bias."""
+"""Encoder, decoder, MLP, GRU and LSTM cell, initialised as PlaNet's (as TensorFlow does): Glorot uniform, zero bias."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -137,3 +137,31 @@ class GRUCell(nn.Module):
         reset, update = self.gates(torch.cat([x, h], -1)).sigmoid().chunk(2, -1)
         candidate = self.candidate(torch.cat([x, reset * h], -1)).tanh()
         return torch.lerp(candidate.to(h.dtype), h, update.to(h.dtype))
+
+
+class LSTMCell(nn.Module):
+    """An LSTM with one bias (torch's has two), in two halves, so that known inputs enter for all of time at once.
+
+    i, f, o = sigmoid, g = tanh of W x + b + U h;  c' = f c + i g;  h' = o tanh(c').      The forget gate's bias starts at
+    1, as TensorFlow's.
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        joint = glorot(nn.Linear(inputs + units, 4 * units))
+        self.enter = nn.Linear(inputs, 4 * units)  # W, b
+        self.recur = nn.Linear(units, 4 * units, bias=False)  # U
+        with torch.no_grad():
+            self.enter.weight.copy_(joint.weight[:, :inputs])
+            self.recur.weight.copy_(joint.weight[:, inputs:])
+            self.enter.bias.zero_()
+            self.enter.bias[units : 2 * units] = 1
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.step(self.enter(x), h, c)
+
+    def step(self, entered: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from W x + b, which may have been computed before: (N, 4H), h and c (N, H) -> h', c'."""
+        i, f, o, g = (entered + self.recur(h)).float().chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c

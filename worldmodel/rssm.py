@@ -111,9 +111,9 @@ class RSSM(WorldModel):
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         return self.believe(state, action, self.embed(self.preprocess(image)), first)[0]
 
-    def imagine(self, state: State, action: Tensor, sample: bool = True) -> State:
+    def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         belief = self.step(state, action)
-        return self.latent(belief, self.prior(belief) if self.config.stoch else None, sample)
+        return self.latent(belief, self.prior(belief) if self.config.stoch else None, temperature)
 
     def features(self, state: State) -> Tensor:
         return torch.cat([state.stoch, state.deter], -1)
@@ -150,14 +150,14 @@ class RSSM(WorldModel):
         hidden = F.relu(self.enter(torch.cat([state.stoch, action], -1)))
         return self.gru(hidden, state.deter) if self.config.deter else hidden
 
-    def latent(self, belief: Tensor, statistics: Tensor | None, sample: bool) -> State:
-        """A state from a belief and the raw mean and std of z."""
+    def latent(self, belief: Tensor, statistics: Tensor | None, temperature: float = 1.0) -> State:
+        """A state from a belief and the raw mean and std of z, sampled at a temperature."""
         deter = belief if self.config.deter else belief[:, :0]
         if statistics is None:
             return State(deter, *[belief[:, :0]] * 3)
         mean, std = statistics.float().chunk(2, -1)
         std = F.softplus(std) + self.config.min_std
-        return State(deter, mean, std, latents.sample(mean, std) if sample else mean)
+        return State(deter, mean, std, latents.sample(mean, std, temperature))
 
     def believe(self, state: State, action: Tensor, embed: Tensor, first: Tensor) -> tuple[State, Tensor]:
         """One step of observing: the posterior state, and the belief that the prior reads."""
@@ -166,12 +166,12 @@ class RSSM(WorldModel):
         belief = self.step(state, action)
         if self.config.stoch:
             statistics = self.posterior(F.relu(self.posterior_belief(belief) + embed))
-            return self.latent(belief, statistics, sample=True), belief
-        return self.latent(self.correct(F.relu(embed), belief), None, sample=True), belief
+            return self.latent(belief, statistics), belief
+        return self.latent(self.correct(F.relu(embed), belief), None), belief
 
     # ---- learning ----
 
-    def loss(self, batch: Batch) -> tuple[Tensor, State, dict[str, Tensor]]:
+    def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         length = batch.reward.shape[1]
         image = self.preprocess(batch.image)  # (B, T, C, Y, X)
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
@@ -184,7 +184,7 @@ class RSSM(WorldModel):
         states = stack(steps)  # (B, T, ...)
         losses, metrics = self.heads(states, batch, image)
         if self.config.stoch:
-            prior = self.latent(belief := torch.stack(beliefs, 1).flatten(0, 1), self.prior(belief), sample=False)
+            prior = self.latent(belief := torch.stack(beliefs, 1).flatten(0, 1), self.prior(belief), 0)
             prior = each(lambda a: a.unflatten(0, (-1, length)), prior)
             divergence = latents.kl(states.mean, states.std, prior.mean, prior.std)  # (B, T)
             losses["kl"] = self.config.kl_weight * self.overshoot(divergence, states, batch)

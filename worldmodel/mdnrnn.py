@@ -1,0 +1,253 @@
+"""World Models' V and M (Ha & Schmidhuber 2018, arXiv 1803.10122): a convolutional VAE and, on its codes, an MDN-RNN.
+
+    V, vision   q(z | image) = N(mean, std^2);  p(image | z) by transposed convolutions and a sigmoid
+    M, memory   h_t, c_t = LSTM([z_{t-1}, a_t], h_{t-1}, c_{t-1});  p(z_t | h_t): per dimension a mixture of Gaussians
+    heads       reward from [z_t, h_t], and optionally: goes on?, from h_t (the original has no reward head)
+
+    loss of V = w |image - decoded|^2 + max(KL(q || N(0, 1)), free nats a dimension * dimensions)   a picture
+    loss of M = mean over dimensions of -log p(z_t | h_t), z_t ~ q drawn anew each time, + the heads' losses
+
+V learns from pictures alone: M's loss does not reach it. So the two may learn one after the other, as published (V is
+then frozen when M learns), or side by side. a_t is the action that led to row t; a first row has h = c = 0.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from worldmodel import latents
+from worldmodel.base import Batch, Spec, WorldModel, each, stack, where
+from worldmodel.config import ModelConfig
+from worldmodel.networks import Decoder, Encoder, LSTMCell, encoded_length, glorot, mlp
+
+LOG_STD = (-7.0, 7.0)  # of codes and mixtures: a component that shrinks onto one point would be infinitely likely (T14)
+
+
+class Config(ModelConfig):
+    latent: int = Field(ge=1, le=4096)  # dimensions of z
+    hidden: int = Field(ge=1, le=16384)  # units of the LSTM
+    mixtures: int = Field(ge=1, le=100)  # Gaussians for every dimension of z
+    cell: bool  # features are [z, c, h], as published for Doom, and not [z, h]
+    tell_first: bool  # the LSTM is told when a row is an episode's first, as published for Doom
+    # channels of the encoder's convolutions; the decoder mirrors them
+    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
+    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
+    reward_units: int = Field(ge=1)
+    reward_layers: int = Field(ge=0, le=8)
+    free_nats: float = Field(ge=0)  # of the KL, a dimension; applied to the sum over dimensions, as released
+    image_weight: float = Field(gt=0)
+    reward_weight: float = Field(ge=0)
+    reward_unit: float = Field(gt=0)  # rewards are divided by this inside the model
+    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate
+    terminal_weight: float = Field(gt=0)  # of terminal rows in the continue head's loss
+
+    @model_validator(mode="after")
+    def agree(self) -> "Config":
+        if len(self.depths) != len(self.kernels):
+            raise ValueError(
+                f"depths has {len(self.depths)} layers but kernels has {len(self.kernels)}: make them equal"
+            )
+        return self
+
+    def fits(self, size: Sequence[int]) -> str | None:
+        if min(encoded_length(length, len(self.depths)) for length in size) < 1:
+            return f"images of {size[0]}x{size[1]} are too small for {len(self.depths)} convolutions: use fewer depths"
+        return None
+
+
+def build(config: Config, spec: Spec) -> "MDNRNN":
+    return MDNRNN(config, spec)
+
+
+class State(NamedTuple):
+    """A code z (N, Z), the LSTM's h and c (N, H), and whether the row is an episode's first, (N, 1) or (N, 0)."""
+
+    z: Tensor
+    hidden: Tensor
+    cell: Tensor
+    fresh: Tensor
+
+
+class VAE(nn.Module):
+    """V: pictures (N, C, Y, X) in [0, 1] to codes, and back."""
+
+    def __init__(self, config: Config, image: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.encoder = Encoder(image, config.depths)
+        self.code = glorot(nn.Linear(self.encoder.size, 2 * config.latent))
+        self.decoder = Decoder(config.latent, image, config.depths, config.kernels)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(z | image), (N, Z) each."""
+        mean, log_variance = self.code(self.encoder(image)).float().chunk(2, -1)
+        return mean, (log_variance / 2).clamp(*LOG_STD).exp()
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z).float().sigmoid()
+
+
+class MDNRNN(WorldModel):
+    parts = ("model", "vision", "memory")
+
+    def __init__(self, config: Config, spec: Spec) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VAE(config, spec.image)
+        self.lstm = LSTMCell(config.latent + spec.action + config.tell_first, config.hidden)
+        outputs = 3 * config.mixtures * config.latent + (config.continue_weight > 0)
+        self.output = glorot(nn.Linear(config.hidden, outputs))  # mixtures, and the logit of going on
+        features = config.latent + config.hidden * (1 + config.cell)
+        self.reward_head = mlp(features, config.reward_units, config.reward_layers, 1)
+
+    # ---- the interface ----
+
+    def initial(self, n: int) -> State:
+        zeros = self.output.weight.new_zeros
+        config = self.config
+        return State(
+            zeros(n, config.latent), zeros(n, config.hidden), zeros(n, config.hidden), zeros(n, int(config.tell_first))
+        )
+
+    def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
+        z = latents.sample(*self.vision.encode(preprocess(image)))  # acts on samples, not on means, as published (T14)
+        state = where(first, each(torch.zeros_like, state), state)
+        action = torch.where(first[:, None], 0.0, action)
+        return self.believe(z, self.lstm(self.inputs(state, action), state.hidden, state.cell), first)
+
+    def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
+        hidden, cell = self.lstm(self.inputs(state, action), state.hidden, state.cell)
+        z = sample(*self.mixtures(self.output(hidden)), temperature)
+        return State(z, hidden, cell, torch.zeros_like(state.fresh))
+
+    def features(self, state: State) -> Tensor:
+        return torch.cat([state.z, *([state.cell] if self.config.cell else []), state.hidden], -1)
+
+    def reward(self, state: State) -> Tensor:
+        return self.reward_head(self.features(state)).squeeze(-1).float() * self.config.reward_unit
+
+    def continues(self, state: State) -> Tensor:
+        if not self.config.continue_weight:
+            return state.z.new_ones(state.z.shape[:-1])
+        return F.linear(state.hidden, self.output.weight[-1:], self.output.bias[-1:]).squeeze(-1).float().sigmoid()
+
+    def decode(self, state: State) -> Tensor:
+        return self.vision.decode(state.z)
+
+    # ---- one step ----
+
+    def inputs(self, state: State, action: Tensor) -> Tensor:
+        """What the LSTM reads to step from a state on an action: (..., Z + A), and whether the state is a first one."""
+        return torch.cat([state.z, action, state.fresh], -1)
+
+    def believe(self, z: Tensor, memory: tuple[Tensor, Tensor], first: Tensor) -> State:
+        """The state of a row whose picture was seen; at an episode's first row nothing is remembered."""
+        hidden, cell = (torch.where(first[..., None], 0.0, part) for part in memory)
+        return State(z, hidden, cell, first[..., None].to(z.dtype)[..., : int(self.config.tell_first)])
+
+    def mixtures(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log weights, means and log standard deviations of the mixtures, (..., Z, K) each."""
+        config = self.config
+        numbers = output[..., : 3 * config.mixtures * config.latent].float()
+        logits, mean, log_std = numbers.unflatten(-1, (3, config.latent, config.mixtures)).unbind(-3)
+        return logits.log_softmax(-1), mean, log_std.clamp(*LOG_STD)
+
+    # ---- learning ----
+
+    def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
+        learn = torch.is_grad_enabled()
+        image = preprocess(batch.image)  # (B, T, C, Y, X)
+        with torch.set_grad_enabled(learn and part != "memory"):
+            mean, std = self.vision.encode(image.flatten(0, 1))  # (N, Z)
+            z = latents.sample(mean, std)
+        codes = z.detach().unflatten(0, batch.reward.shape)  # (B, T, Z): M's loss does not reach V
+        with torch.set_grad_enabled(learn and part != "vision"):
+            states = self.scan(codes, batch)  # (B, T, ...)
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        if part != "memory":
+            zero = torch.zeros((), device=mean.device)
+            divergence = latents.kl(mean, std, zero, zero + 1)  # (N,)
+            error = (self.vision.decode(z) - image.flatten(0, 1)).square().sum((1, 2, 3))
+            losses["image"] = self.config.image_weight * error.mean()
+            losses["kl"] = divergence.clamp(min=self.config.free_nats * self.config.latent).mean()
+            metrics["kl"] = divergence.mean()
+        if part != "vision":
+            more, metrics["reward_error"] = self.ahead(states, batch)
+            losses |= more
+        metrics |= {f"loss_{name}": value for name, value in losses.items()}
+        return torch.stack(list(losses.values())).sum(), states, metrics
+
+    def scan(self, codes: Tensor, batch: Batch) -> State:
+        """The states (B, T, ...) of sequences whose pictures have the codes (B, T, Z).
+
+        All inputs of the LSTM are known beforehand: their products with its matrix are one product over all of time.
+        """
+        before = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
+        first = batch.first
+        fresh = torch.cat([torch.zeros_like(first[:, :1]), first[:, :-1]], 1)[..., None].to(codes.dtype)
+        before = torch.where(first[..., None], 0.0, before)
+        fresh = torch.where(first[..., None], 0.0, fresh)[..., : int(self.config.tell_first)]
+        action = torch.where(first[..., None], 0.0, batch.action)
+        projected = self.lstm.enter(torch.cat([before, action, fresh], -1))  # (B, T, 4H)
+        state, steps = self.initial(len(codes)), []
+        for t in range(codes.shape[1]):
+            forget = first[:, t, None]
+            past = torch.where(forget, 0.0, state.hidden), torch.where(forget, 0.0, state.cell)
+            state = self.believe(codes[:, t], self.lstm.step(projected[:, t], *past), first[:, t])
+            steps.append(state)
+        return stack(steps)
+
+    def ahead(self, states: State, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses of what M says of every row: its code, its reward, whether it goes on; and the reward's error."""
+        config = self.config
+        output = self.output(states.hidden.flatten(0, 1))  # (N, outputs)
+        surprise = mixture_nll(states.z.flatten(0, 1), *self.mixtures(output)).mean(-1).view(batch.first.shape)
+        foreseen = ~batch.first  # nothing could be known of an episode's first row, nor, here, of a sequence's
+        foreseen[:, 0] = False
+        target = batch.reward / config.reward_unit
+        reward = self.reward_head(self.features(states)).squeeze(-1).float()  # (B, T)
+        losses = {
+            "latent": (surprise * foreseen).sum() / foreseen.sum().clamp(min=1),
+            "reward": config.reward_weight * latents.unit_nll(target, reward).mean(),
+        }
+        if config.continue_weight:
+            terminal = batch.terminal.flatten().float()
+            weight = 1 + (config.terminal_weight - 1) * terminal
+            losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(
+                output[:, -1].float(), 1 - terminal, weight
+            )
+        return losses, (reward - target).abs().mean() * config.reward_unit
+
+
+def preprocess(image: Tensor) -> Tensor:
+    """uint8 -> [0, 1]."""
+    return image.float() / 255
+
+
+# ---- mixtures of Gaussians, one for each dimension: log weights, means and log standard deviations (..., Z, K) ----
+
+
+def mixture_nll(z: Tensor, log_weight: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """-log sum_k w_k N(z; mean_k, std_k^2) in nats, element by element: z (..., Z) -> (..., Z)."""
+    distance = (z[..., None] - mean) * (-log_std).exp()
+    log_density = -0.5 * distance.square() - log_std - 0.5 * math.log(2 * math.pi)
+    return -torch.logsumexp(log_weight + log_density, -1)
+
+
+def sample(log_weight: Tensor, mean: Tensor, log_std: Tensor, temperature: float = 1.0) -> Tensor:
+    """z (..., Z): a component drawn with probability ~ w_k^(1/tau), then N(mean_k, tau std_k^2). At temperature 0 the
+    mean of the likeliest component, without a random number.
+    """
+    if temperature == 0:
+        return mean.gather(-1, log_weight.argmax(-1, keepdim=True)).squeeze(-1)
+    below = (log_weight / temperature).softmax(-1).cumsum(-1)  # (..., Z, K)
+    drawn = latents.uniform(mean[..., 0])[..., None]
+    chosen = (below[..., :-1] < drawn).sum(-1, keepdim=True)  # the last one needs no comparing: rounding cannot harm
+    return latents.sample(
+        mean.gather(-1, chosen).squeeze(-1), log_std.gather(-1, chosen).squeeze(-1).exp(), temperature
+    )
