@@ -41,8 +41,9 @@ types: setup
 
 # Versions already in the lock are kept unless ARGS says otherwise (--upgrade, --upgrade-package torch).
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dmc --extra dev \
-		--generate-hashes --no-header --no-emit-index-url $(ARGS) --output-file requirements.lock pyproject.toml >/dev/null
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
+		--extra dmc --extra box2d --extra vizdoom --extra dev --generate-hashes --no-header --no-emit-index-url $(ARGS) \
+		--output-file requirements.lock pyproject.toml >/dev/null
 
 clean:
 	rm -rf .venv worldmodel.egg-info build .pytest_cache .ruff_cache .mypy_cache

@@ -95,9 +95,12 @@ def films(folder: Path, agent: Agent, trials: list[Trial], seed: int) -> None:
     """Every episode of the first few as a GIF, and their open-loop dreams."""
     folder.mkdir(exist_ok=True)
     for number, trial in enumerate(trials[:FILMS]):
-        film: Tensor = torch.from_numpy(trial.episode.image[None]).float() / 255
-        (folder / f"episode-{number}.gif").write_bytes(pictures.gif(pictures.panes([film], len(trial.episode.image))))
-    (folder / "dream.gif").write_bytes(pictures.gif(pictures.dream_frames(dreams(agent, trials, seed)[0])))
+        picture: Tensor = torch.from_numpy(trial.episode.image[None]).float() / 255
+        (folder / f"episode-{number}.gif").write_bytes(
+            pictures.gif(pictures.panes([picture], len(trial.episode.image)))
+        )
+    film, _ = dreams(agent, [trial.episode for trial in trials], seed)
+    (folder / "dream.gif").write_bytes(pictures.gif(pictures.dream_frames(film)))
     console.print(f"films are in {folder}")
 
 

@@ -1,16 +1,19 @@
 """Train an agent, or go on with one:  python train.py exp=quickstart seed=1 run=mine
 
-The loop alternates: collect one episode in every environment, learn, report, evaluate, save. A run that exists is
-resumed exactly where it was. This is the only file that knows all rooms, and the only one that imports hydra.
+The loop alternates: collect one episode in every environment, learn, report, evaluate, save; agents/schedule.py says
+what is next. A run that exists is resumed exactly where it was. This is the only file that knows all rooms, and the
+only one that imports hydra.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 import numpy as np
@@ -24,16 +27,19 @@ from pydantic import Field
 
 import agents
 import envs
-from agents import agent, evaluation
-from agents.rollout import Interrupted, episode_seed, rollout
-from worldmodel import pictures, replay
+from agents import agent, evaluation, schedule
+from agents.base import Actor
+from agents.rollout import Interrupted, Trial, episode_seed, rollout
+from agents.schedule import Counters, Schedule
+from worldmodel import pictures, recorded, replay
 from worldmodel.base import Spec
-from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest, part
+from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest
 from worldmodel.display import Bar, Stop, console
-from worldmodel.replay import Replay
+from worldmodel.replay import Episode, Replay
 from worldmodel.run import Run, RunError, differences
 
-COLLECT, EVALUATE, SAMPLE = 0, 1, 2  # streams of randomness
+COLLECT, EVALUATE, SAMPLE, PLAY = 0, 1, 2, 4  # streams of randomness; 3 is evaluate.py's
+HELD_OUT = "held_out"  # a folder of episodes that are never learned from, for runs without an environment
 MAY_CHANGE = (
     "run",
     "runs",
@@ -45,43 +51,50 @@ MAY_CHANGE = (
 )  # when a run is resumed
 
 
-class Config(Section):
-    steps: int = Field(ge=1)  # env steps, action repeat included
-    seed_episodes: int = Field(ge=1)  # random ones, before the first update
-    updates_per_episode: int = Field(ge=0)
-    eval_every: int = Field(ge=1)  # episodes
-    eval_episodes: int = Field(ge=1)
-    save_every: int = Field(ge=1)  # episodes
-    keep: int = Field(ge=2)  # checkpoints; one may be in the process of being written
-
-
 class Top(Section):
     seed: int = Field(ge=0, lt=2**31)
     run: str = Field(pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
     runs: str = Field(min_length=1)
     salvage: bool  # resume although replay chunks are damaged: continue without those episodes
+    data: str | None  # a folder of recorded episodes to learn from
+    model_from: str | None  # a run whose trained model and episodes are taken
 
 
 KINDS: Kinds = {
-    "train": Config,
+    "train": schedule.Config,
     "replay": replay.Config,
     "agent": agent.Config,
     "env": "envs",
     "model": "worldmodel",
     "actor": "agents",
+    "explorer": "agents",
 }
 
 
-@dataclasses.dataclass
-class Counters:
-    """Where a run is. Counted separately, because people mean different things by a step."""
+class Given(NamedTuple):
+    """What a run starts from, if not from nothing: recorded episodes, or another run's and its trained model."""
 
-    env_steps: int = 0  # simulator steps, action repeat included: the x-axis of every curve
-    agent_steps: int = 0  # decisions
-    episodes: int = 0
-    updates: int = 0
-    evaluated: int = 0  # episodes at the last evaluation
-    saved: int = 0  # episodes at the last save
+    spec: Spec
+    lengths: list[int]  # rows of the episodes
+    episodes: Iterable[Episode]
+    model: dict[str, torch.Tensor] | None
+
+
+def given(top: Top) -> Given | None:
+    """What the config names as a start. Errors: RunError, RecordedError."""
+    start = None
+    if top.data is not None:
+        episodes = recorded.read(Path(top.data))
+        start = Given(episodes.spec, episodes.lengths, episodes, None)
+    if top.model_from is not None:
+        run = Run.read(Path(top.model_from))
+        trained = run.newest()
+        if start and start.spec != run.spec:
+            raise RunError(f"{top.data} holds {start.spec}, but {top.model_from} was trained on {run.spec}")
+        lengths = [chunk.rows for chunk in trained.chunks]
+        start = start or Given(run.spec, lengths, run.episodes(trained), None)
+        start = start._replace(model=trained.tensors("model"))
+    return start
 
 
 class Training:
@@ -90,36 +103,92 @@ class Training:
     def __init__(self, raw: dict[str, Any], checked: dict[str, Any], folder: Path, stop: Stop) -> None:
         self.config, self.seed, self.stop = checked["train"], checked["top"].seed, stop
         self.salvage = checked["top"].salvage
-        self.envs = envs.vector(checked["env"])
-        spec = Spec(self.envs.image, self.envs.action, self.envs.discrete)
+        resumed = Run.exists(folder)
+        start = None if resumed and any((folder / "checkpoints").glob("step-*")) else given(checked["top"])
+        self.envs = envs.vector(checked["env"]) if "env" in checked else None
+        spec = Spec(self.envs.image, self.envs.action, self.envs.discrete) if self.envs else None
+        if start and spec not in (None, start.spec):
+            raise ValueError(f"the episodes are {start.spec}, the environment is {spec}: choose the one they came from")
+        spec = spec or (start.spec if start else Run.read(folder).spec)
         torch.manual_seed(self.seed)
         self.agent = agents.build(checked, spec)
-        self.random = self.agent.with_actor(part("agents", "uniform").Uniform(self.agent.model, spec))
-        self.memory = replay.plan_memory(checked["replay"], spec, self.rows())
+        self.explorer = self.agent.with_actor(agents.build_actor(checked["explorer"], self.agent.model, spec))
+        self.check_stages()
+        resumed_rows = Run.read(folder).info["given_rows"] if resumed else 0
+        rows = self.rows() + (sum(start.lengths) if start else resumed_rows)
+        self.memory = replay.plan_memory(checked["replay"], spec, rows)
         if not self.memory.enough:
             raise MemoryError(f"{self.memory}: lower replay.capacity or train.steps, or use smaller images")
-        longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1
+        longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1 if self.envs else 0
+        longest = max(longest, *start.lengths) if start and start.lengths else longest
         if longest > checked["replay"].capacity:
             raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
         # Episodes that end early have more rows than planned: make room for the most there can be, if it fits.
-        room = min(2 * self.rows(), self.memory.available // replay.row_bytes(spec))
+        room = min(2 * rows, self.memory.available // replay.row_bytes(spec))
         self.replay = Replay(checked["replay"], spec, room)
+        self.held_out: list[Episode] = []
         self.counters, self.sums, self.seconds = Counters(), {}, {}  # type: ignore[var-annotated]
-        resumed = Run.exists(folder)
-        self.run = (Run.read(folder) if resumed else Run.create(folder, raw, spec, str(self.agent.device))).lock()
-        if resumed:
-            try:
+        self.saved_at = time.monotonic()
+        self.run = (Run.read(folder) if resumed else self.create(folder, raw, spec, start)).lock()
+        try:
+            if resumed:
                 self.load()
-            except BaseException:
-                self.close()
-                raise
+            if start and not self.counters.updates:
+                self.begin(start)
+            elif self.envs is None:
+                self.held_out = list(recorded.read(folder / HELD_OUT))
+        except BaseException:
+            self.close()
+            raise
+        self.schedule = Schedule(self.config, self.counters, given=len(self.replay) > 0)
+
+    def create(self, folder: Path, raw: dict[str, Any], spec: Spec, start: Given | None) -> Run:
+        return Run.create(folder, raw, spec, str(self.agent.device), sum(start.lengths) if start else 0)
+
+    def check_stages(self) -> None:
+        """Errors: ConfigError, if a stage names what this model does not have, or nothing could be learned from."""
+        known = [*self.agent.model.parts, "actor"]
+        lines = [
+            f"train.learn.{part}: this model has no part of that name; it has {', '.join(known)}{nearest(part, known)}"
+            for part in self.config.learn
+            if part not in known
+        ]
+        if self.envs is None and self.config.steps + self.config.seed_episodes > 0:
+            lines.append(
+                "train: steps and seed_episodes ask for episodes, but there is no environment: choose one, env=..."
+            )
+        if lines:
+            raise ConfigError(lines)
+
+    def begin(self, start: Given) -> None:
+        """Take over what was given. Without an environment the last episodes are held out, to dream of."""
+        count = 0
+        if self.envs is None:
+            if len(start.lengths) < 2:
+                raise ValueError("of recorded episodes at least two are needed: one of them is held out, to dream of")
+            count = min(self.config.eval_episodes, max(1, len(start.lengths) // 10))
+            (self.run.folder / HELD_OUT).mkdir(exist_ok=True)
+        for number, episode in enumerate(start.episodes):
+            if number < len(start.lengths) - count:
+                self.replay.add(episode)
+                if number % 100 == 99:
+                    self.replay.save(self.run.replay)  # what was not saved yet is held in memory twice
+            else:
+                self.held_out.append(episode)
+                replay.write_chunk(self.run.folder / HELD_OUT / f"{number:06d}.npz", episode)
+        if start.model is not None:
+            self.agent.model.load_state_dict(start.model)
+        console.print(f"begins with {len(self.replay):,} rows of {len(self.replay.chunks)} episodes")
 
     def close(self) -> None:
-        self.envs.close()
+        if self.envs:
+            self.envs.close()
         self.run.close()
 
     def rows(self) -> int:
         """How many rows of replay the run will fill: one per decision and one more per episode of full length."""
+        if self.envs is None:
+            return 0
         repeat, limit = self.envs.action_repeat, self.envs.time_limit
         episode = math.ceil(limit / repeat) if limit else None
         steps = math.ceil(self.config.steps / repeat)
@@ -127,105 +196,141 @@ class Training:
         return steps + extra + math.ceil(steps / episode if episode else steps)
 
     def loop(self) -> None:
-        """Until enough env steps were lived through, and learned from. What is next is told by the counters alone, so
-        that a run that was interrupted anywhere, in an evaluation too, goes on with just that."""
+        """Until enough env steps were lived through, and learned from."""
+        plan = self.schedule
         with Bar(self.config.steps, self.counters.env_steps) as self.bar:
             while True:
-                enough = self.counters.env_steps >= self.config.steps
-                if self.due():
+                if plan.to_evaluate():
+                    self.evaluate()
+                elif plan.to_save((time.monotonic() - self.saved_at) / 60):
+                    self.save()
+                elif plan.due() > 0:
                     self.learn()
                     self.report()
-                elif self.since("evaluated") >= (1 if enough else self.config.eval_every):
-                    self.evaluate()
-                elif self.since("saved") >= (1 if enough else self.config.save_every):
-                    self.save()
-                elif enough:
+                elif plan.enough():
                     return
                 else:
                     self.collect()
 
-    def since(self, what: str) -> int:
-        return self.counters.episodes - int(getattr(self.counters, what))
-
-    def due(self) -> int:
-        """Updates owed: `updates_per_episode` for every episode, counting the random ones as one."""
-        learned_from = max(0, self.counters.episodes - self.config.seed_episodes + 1)
-        return learned_from * self.config.updates_per_episode - self.counters.updates
-
     def collect(self) -> None:
         """One episode in every environment, all or nothing: if it is interrupted, a resumed run repeats it exactly."""
-        counters, before = self.counters, self.agent.random_state()
-        who = self.random if counters.episodes < self.config.seed_episodes else self.agent
+        counters = self.counters
+        who = self.explorer if counters.episodes < self.config.seed_episodes else self.agent
+        assert self.envs is not None
         seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.count)]
-        try:
+        with self.repeatable():
             trials, seconds = rollout(who.act, self.envs, seeds, explore=True, stop=self.stop)
-        except BaseException:
-            self.agent.set_random_state(before)
-            raise
         for trial in trials:
             self.replay.add(trial.episode)
-            counters.agent_steps += len(trial.predicted)
-            counters.env_steps += len(trial.predicted) * self.envs.action_repeat
+        counters.agent_steps += sum(len(trial.predicted) for trial in trials)
+        counters.env_steps += self.steps(trials)
         counters.episodes += len(trials)
         self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
         values = evaluation.collected(trials)
-        self.run.log(counters.env_steps, values)
+        self.log(values)
         self.show(collected=f"return {values['collect/return']:.1f}")
 
+    def steps(self, trials: list[Trial]) -> int:
+        """Simulator steps."""
+        return sum(len(trial.predicted) for trial in trials) * (self.envs.action_repeat if self.envs else 1)
+
+    @contextlib.contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """What is interrupted inside is dropped, and repeated with the same random numbers after resuming."""
+        before, played = self.agent.random_state(), self.counters.played
+        try:
+            yield
+        except BaseException:
+            self.agent.set_random_state(before)
+            self.counters.played = played
+            raise
+
+    def play(self, actor: Actor, episodes: int, number: int) -> torch.Tensor:
+        """The returns of an actor in the real environments; see agents.base.Play."""
+        if self.envs is None:
+            raise ValueError("the actor learns in the real environments, but there is none: set actor.world=false")
+        seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
+        with self.agent.own_randomness(number):
+            trials, _ = rollout(self.agent.with_actor(actor).act, self.envs, seeds, explore=False, stop=self.stop)
+        self.counters.played += self.steps(trials)
+        return torch.tensor([trial.score for trial in trials])
+
     def learn(self) -> None:
-        """The updates owed. Interrupted between two of them, it goes on after resuming."""
+        """Updates of the part whose turn it is, up to the next report. Interrupted, it goes on after resuming."""
         began = time.perf_counter()
-        for _ in range(self.due()):
+        part, stage, done = self.schedule.turn()
+        for number in range(done, done + self.schedule.chunk()):
             if self.stop():
                 raise Interrupted
-            batch = self.replay.sample(np.random.default_rng([self.seed, SAMPLE, self.counters.updates]))
-            metrics = self.agent.learn(batch)
+            rng = np.random.default_rng([self.seed, SAMPLE, self.counters.updates])
+            batch = self.replay.sample(rng, stage.batch, stage.length)
+            with self.repeatable():
+                metrics = self.agent.learn(batch, part, stage.learning_rate, self.play)
             self.counters.updates += 1
             for name, value in (metrics | {"updates": torch.ones(())}).items():
                 self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+            if stage.updates > self.config.report_every or part == "actor":
+                self.bar.update(number + 1, stage.updates, stage=part)
         self.seconds["learn"] = time.perf_counter() - began
 
     def report(self) -> None:
         """The means over the updates since the last report, and where the time went."""
         number = float(self.sums.pop("updates"))
         skipped = float(self.sums.pop("skipped", 0))
-        values = {f"learn/{name}": float(total) / (number - skipped) for name, total in self.sums.items()}
-        values["learn/skipped"] = skipped
+        part = self.schedule.turn(self.counters.updates - 1).part
+        group = "learn" if part in ("model", "actor") else part
+        values = {f"{group}/{name}": float(total) / (number - skipped) for name, total in self.sums.items()}
+        if part != "actor":
+            values[f"{group}/skipped"] = skipped
         self.sums.clear()
         counts = {f"count/{name}": float(value) for name, value in dataclasses.asdict(self.counters).items()}
         rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
-        self.run.log(
-            self.counters.env_steps,
-            values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()},
-        )
-        losses = [f"{name[6:]} {value:.2f}" for name, value in values.items() if name.startswith("learn/loss")]
-        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
+        self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
+        shown = [
+            f"{name.partition('/')[2].removeprefix('loss_')} {value:.2f}"
+            for name, value in values.items()
+            if "/loss" in name or (part == "actor" and name.endswith(("incumbent", "population_mean")))
+        ]
+        label = "" if part == "model" else f"{part}: "
+        self.show(learned=f"{label}{', '.join(shown)}, {rate['seconds/updates_per_second']:.1f} updates/s")
 
     def evaluate(self) -> None:
         """Noise-free episodes, their dreams, and the pictures in the run's folder."""
-        counters = self.counters
-        seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
-        trials, values = evaluation.evaluate(self.agent, self.envs, seeds, self.seed, self.stop)
-        film, errors = evaluation.dreams(self.agent, trials, self.seed)
-        self.run.log(counters.env_steps, values | errors)
-        animation = pictures.gif(pictures.dream_frames(film))
-        pictures.show(self.run.writer, "dream", animation, counters.env_steps)
-        (self.run.folder / "dream.gif").write_bytes(animation)
-        pictures.curve(self.run.folder / "curve.png", self.run.history(), self.run.folder.name)
-        counters.evaluated = counters.episodes
-        console.print(f"{counters.env_steps:>9,} env steps  evaluation {values['evaluate/return']:.1f}")
+        counters, folder = self.counters, self.run.folder
+        values: dict[str, float] = {}
+        episodes = self.held_out
+        if self.envs:
+            seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
+            trials, values = evaluation.evaluate(self.agent, self.envs, seeds, self.seed, self.stop)
+            episodes = [trial.episode for trial in trials]
+        for temperature in self.config.temperatures:
+            film, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
+            animation = pictures.gif(pictures.dream_frames(film))
+            name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
+            pictures.show(self.run.writer, name, animation, counters.env_steps)
+            (folder / f"{name}.gif").write_bytes(animation)
+            values |= errors if temperature == 1 else {}
+        self.log(values)
+        pictures.curves(folder, self.run.history())
+        counters.evaluated, counters.judged = counters.episodes, counters.updates
+        said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} held-out episodes"
+        console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
+
+    def log(self, values: dict[str, float]) -> None:
+        self.run.log(self.counters.env_steps, self.counters.updates, values)
 
     def show(self, **newest: str) -> None:
         """A line that stays, and the bar."""
         counters, text = self.counters, ", ".join(newest.values())
-        self.bar.update(counters.env_steps, **newest)
+        self.bar.update(counters.env_steps, self.config.steps, **newest)
         counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
         console.print(f"{counted}  {text}")
 
     # ---- what a checkpoint holds ----
 
     def save(self) -> None:
-        self.counters.saved = self.counters.episodes
+        self.counters.saved, self.counters.kept = self.counters.episodes, self.counters.updates
+        self.saved_at = time.monotonic()
         name = f"step-{self.counters.env_steps:08d}-{self.counters.updates:08d}"
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         sums = {key: float(value) for key, value in self.sums.items()}
@@ -247,7 +352,7 @@ class Training:
             self.agent.set_random_state(checkpoint.tensors("rng"))
             self.counters = Counters(**checkpoint.state["counters"])
             self.sums = {key: torch.tensor(value) for key, value in checkpoint.state["sums"].items()}
-            self.run.rewind(checkpoint.state["metrics_bytes"], self.counters.env_steps)
+            self.run.rewind(checkpoint.state["metrics_bytes"], self.counters.env_steps, self.counters.updates)
             console.print(f"resumed from {checkpoint.folder.name}")
             return
         if damage:
@@ -260,7 +365,7 @@ class Training:
                 f"no checkpoint in {self.run.checkpoints} is complete: "
                 "restore one from a copy, or train under another name"
             )
-        self.run.rewind(0, -1)
+        self.run.rewind(0, -1, -1)
         console.print("no checkpoint yet: starting from the beginning")
 
 
@@ -270,6 +375,9 @@ class Training:
 def strict(arguments: list[str]) -> list[str]:
     """Overrides as Hydra should read them: plain ones are forced in, so that our check sees, and lists, all."""
     lines, forced = [], []
+    keys = [argument.partition("=")[0] for argument in arguments]
+    if "data" in keys and "exp" not in keys:
+        arguments = [*arguments, "exp=offline"]
     several = any(word in arguments for word in ("-m", "--multirun"))
     for argument in arguments:
         if argument.startswith("-"):
@@ -309,6 +417,11 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if raw["run"] is None:
         raw["run"] = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
     folder = Path(str(raw["runs"])) / str(raw["run"])
+    chosen = {override.partition("=")[0] for override in task}
+    if raw["model_from"] is not None and not Run.exists(folder):
+        raw |= {key: Run.read(Path(raw["model_from"])).config[key] for key in ("model", "env") if key not in chosen}
+    elif raw["data"] is not None and "env" not in chosen:
+        raw["env"] = None  # recorded episodes need no environment
     if Run.exists(folder):
         stored = Run.read(folder).config
         if not any(override.startswith("exp=") for override in task):
@@ -323,19 +436,35 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"to go on with the run as it is: python train.py run={raw['run']}; or choose another name with run=..."
             )
             raise ConfigError([*changed, hint])
-    return raw, check(raw, KINDS, Top)
+    absent = {"env"} if raw["env"] is None else set()
+    kinds = {key: kind for key, kind in KINDS.items() if key not in absent}
+    return raw, check({key: value for key, value in raw.items() if key not in absent}, kinds, Top)
 
 
 def fit(composed: DictConfig, given: list[str]) -> None:
-    """Give the chosen parts the recipe's values for them (its section `parts`), where the command line gave none."""
+    """Lay on what the recipe says of the chosen environment (its section `worlds`, by the name of the file in
+    configs/env/) and of the chosen parts (`parts`, by their names), except where the command line said otherwise.
+    """
     OmegaConf.set_struct(composed, False)
-    recipe = composed.pop("parts", {}) if isinstance(composed.get("parts"), DictConfig) else {}
+    worlds, parts = (
+        composed.pop(key) if isinstance(composed.get(key), DictConfig) else OmegaConf.create()
+        for key in ("worlds", "parts")
+    )
+    world = worlds.get(HydraConfig.get().runtime.choices["env"]) or OmegaConf.create()
+    parts = OmegaConf.merge(parts, world.pop("parts", {}))
+    lay(composed, world, given)
     for section in ("env", "model", "actor"):
-        chosen = composed.get(section)
-        if isinstance(chosen, DictConfig):
-            chosen.update(
-                {k: v for k, v in recipe.get(chosen.get("name"), {}).items() if f"{section}.{k}" not in given}
-            )
+        if isinstance(composed.get(section), DictConfig):
+            lay(composed[section], parts.get(composed[section].get("name")) or {}, given, f"{section}.")
+
+
+def lay(target: DictConfig, values: Any, given: list[str], path: str = "") -> None:
+    """Write values into a config, key by key, except those that the command line gave."""
+    for key, value in values.items():
+        if isinstance(value, DictConfig) and isinstance(target.get(key), DictConfig):
+            lay(target[key], value, given, f"{path}{key}.")
+        elif f"{path}{key}" not in given:
+            target[key] = value
 
 
 def laid_on(stored: dict[str, Any], composed: dict[str, Any], keys: list[str]) -> dict[str, Any]:
@@ -352,7 +481,7 @@ def main(composed: DictConfig) -> None:
         raw, checked = compose(composed)
     except (ConfigError, RunError) as error:
         fail(error, 2)
-    wrong = checked["model"].fits(checked["env"].size)
+    wrong = checked["model"].fits(checked["env"].size) if "env" in checked else None
     if wrong:
         fail(ConfigError([f"model.depths: {wrong}"]), 2)
     with Stop() as stop:
@@ -364,15 +493,16 @@ def run(raw: dict[str, Any], checked: dict[str, Any], stop: Stop) -> None:
     folder = Path(checked["top"].runs) / checked["top"].run
     try:
         training = Training(raw, checked, folder, stop)
-    except (envs.EnvError, RunError, MemoryError, ValueError) as error:
-        fail(error, 1)
+    except (envs.EnvError, RunError, MemoryError, ValueError, OSError) as error:
+        fail(error, 2 if isinstance(error, ConfigError) else 1)
     device = f"{training.agent.device} in {training.agent.precision}, {torch.get_num_threads()} CPU threads"
     size = sum(weight.numel() for weight in training.agent.model.parameters())
     console.rule(f"{folder}: training on {device}")
     console.print(f"{size:,} parameters. {training.memory}")
     try:
         training.loop()
-        console.print(f"finished. Next: python evaluate.py {folder} --episodes 20 --seed 0 --video")
+        hint = f". Next: python evaluate.py {folder} --episodes 20 --seed 0 --video" if training.envs else ""
+        console.print(f"finished{hint}")
     except Interrupted:
         keep(training)
         console.print(f"stopped and saved. To go on: python train.py run={folder.name}")

@@ -4,6 +4,7 @@ Device and precision live here and nowhere else. `act(memory, image) -> (action,
 """
 
 import contextlib
+import copy
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from agents.base import Actor, Plan
+from agents.base import Actor, Plan, Play
+from agents.imagination import watch
 from worldmodel.base import Batch, Spec, WorldModel, each, where
 from worldmodel.config import Section
 
@@ -56,7 +58,9 @@ class Agent:
 
     def with_actor(self, actor: Actor) -> "Agent":
         """Another way to act on the same world model."""
-        return Agent(self.config, self.model, actor, self.spec)
+        other = copy.copy(self)
+        other.actor = actor.to(self.device)
+        return other
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -102,12 +106,24 @@ class Agent:
 
     # ---- learning ----
 
-    def learn(self, batch: Batch) -> dict[str, Tensor]:
-        """One update. A non-finite loss or gradient changes nothing and is counted; ten in a row raise Diverged."""
-        batch = Batch(*(part.to(self.device, non_blocking=True) for part in batch))
+    def learn(
+        self, batch: Batch, part: str = "model", rate: float | None = None, play: Play | None = None
+    ) -> dict[str, Tensor]:
+        """One update of the model, of a part of it (the rest stays frozen), or of the 'actor', which learns in dreams
+        that start from the batch. rate: the learning rate, if not the config's; play: see Actor.learn.
+
+        A non-finite loss or gradient changes nothing and is counted; ten in a row raise Diverged.
+        """
+        batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+        if part == "actor":
+            with torch.no_grad(), self.autocast():
+                states = watch(self.model, batch)
+            with self.autocast():
+                return self.actor.learn(states, play)
         with self.autocast():
-            loss, states, metrics = self.model.loss(batch)
-        self.optimizer.zero_grad()
+            loss, _, metrics = self.model.loss(batch, part)
+        self.optimizer.param_groups[0]["lr"] = rate or self.config.learning_rate
+        self.optimizer.zero_grad()  # to None: Adam leaves alone what has no gradient
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if torch.isfinite(norm) and torch.isfinite(loss):
@@ -119,8 +135,6 @@ class Agent:
             if self.skipped >= PATIENCE:
                 raise Diverged(f"the loss or its gradient was not finite in {PATIENCE} updates in a row")
             return {"skipped": torch.ones(())}
-        with self.autocast():
-            metrics |= self.actor.learn(each(Tensor.detach, states))
         return {"loss": loss, "gradient_norm": norm, **metrics}
 
     # ---- what a checkpoint holds ----

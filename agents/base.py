@@ -14,7 +14,7 @@ from worldmodel.base import Spec, WorldModel
 class Plan(NamedTuple):
     """What an actor remembers from step to step, and what it expects of it; rows first."""
 
-    actions: Tensor  # (N, H, A) the planned actions, the next one first; H = 0 for actors that do not plan
+    actions: Tensor  # (N, H, A) the planned actions, the next one first; H = 0 for actors that look nowhere ahead
     value: Tensor  # (N,) the return that the plan expects over its horizon; NaN if none
 
 
@@ -42,8 +42,8 @@ class Actor(nn.Module, ABC):
         """The actions (N, A) to take in a state, bounded to [-1, 1] or one-hot, and the new memory."""
 
     def learn(self, states: Any, play: Play | None = None) -> dict[str, Tensor]:
-        """Improve in imagination, starting from states (B, T, ...); or, if the actor is configured so, by playing in the
-        real environments. Planners have nothing to learn and return no metrics.
+        """Improve in imagination, starting from states (B, T, ...); or by playing in the real environments, if it is
+        configured so. Planners have nothing to learn and return no metrics.
         """
         return {}
 

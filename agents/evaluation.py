@@ -12,6 +12,7 @@ from agents.agent import Agent
 from agents.imagination import Dream, dream, horizon_errors
 from agents.rollout import Environments, Trial, confidence, promise_kept, rollout
 from worldmodel.base import Batch
+from worldmodel.replay import Episode
 
 CONTEXT, FILMS, LENGTH = 5, 3, 50  # of the dreams that are shown: looks, sequences, rows
 
@@ -44,19 +45,22 @@ def planned(trials: Sequence[Trial], prefix: str) -> dict[str, float]:
     }
 
 
-def dreams(agent: Agent, trials: Sequence[Trial], seed: int) -> tuple[Dream, dict[str, float]]:
-    """Open-loop dreams of evaluation episodes, which were never learned from, and their errors by horizon."""
-    rows = min(LENGTH, *(len(trial.episode.reward) for trial in trials[:FILMS]))
+def dreams(
+    agent: Agent, episodes: Sequence[Episode], seed: int, temperature: float = 1.0
+) -> tuple[Dream, dict[str, float]]:
+    """Open-loop dreams of episodes that were never learned from, and their errors by horizon."""
+    episodes = episodes[:FILMS]
+    rows = min(LENGTH, *(len(episode.reward) for episode in episodes))
 
     def cut(name: str) -> Tensor:
-        arrays = [getattr(trial.episode, name)[:rows] for trial in trials[:FILMS]]
+        arrays = [getattr(episode, name)[:rows] for episode in episodes]
         return torch.from_numpy(np.stack(arrays)).to(agent.device)
 
-    first = torch.zeros(len(trials[:FILMS]), rows, dtype=torch.bool, device=agent.device)
+    first = torch.zeros(len(episodes), rows, dtype=torch.bool, device=agent.device)
     first[:, 0] = True
     batch = Batch(cut("image"), cut("action"), cut("reward"), first, cut("terminal"))
     with agent.own_randomness(seed), agent.autocast():
-        film = dream(agent.model, batch, CONTEXT)
+        film = dream(agent.model, batch, min(CONTEXT, rows - 1), temperature)
     image, reward = horizon_errors(film)
     errors: dict[str, float] = {}
     for ahead in (1, 5, 10, 20, 40):

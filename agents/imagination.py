@@ -1,11 +1,12 @@
 """Rollouts in latent space: the score that every planner maximises, and the open-loop dream."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from worldmodel.base import Batch, WorldModel, flatten, repeat, stack
+from worldmodel.base import Batch, WorldModel, each, flatten, repeat, stack
 
 
 def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
@@ -13,7 +14,7 @@ def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
 
     sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u): rewards are read AFTER each action (T21),
     and nothing counts after a likely death (T26). Each candidate follows one sampled latent path, as in PlaNet. What
-    is not a number counts as the worst, so that one broken corner of a model does not attract every plan.
+    is not finite counts as the worst, so that one broken corner of a model does not attract every plan.
     """
     n, k, horizon, _ = actions.shape
     flat = actions.flatten(0, 1)  # (N*K, H, A)
@@ -24,7 +25,36 @@ def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
     path = flatten(stack(states))  # (N*K*H, ...)
     reward = model.reward(path).view(n, k, horizon)
     alive = model.continues(path).view(n, k, horizon).cumprod(-1)
-    return (reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)).nan_to_num(nan=-torch.inf)
+    return (reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+
+
+def watch(model: WorldModel, batch: Batch) -> Any:
+    """The states (B, T, ...) of sequences that were observed from their first row to their last."""
+    state, states = model.initial(len(batch.reward)), []
+    for t in range(batch.reward.shape[1]):
+        state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
+        states.append(state)
+    return stack(states)
+
+
+@torch.no_grad()
+def returns(
+    model: WorldModel, state: Any, policy: Callable[[Tensor], Tensor], horizon: int, temperature: float = 1.0
+) -> Tensor:
+    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: features (N, F) -> action (N, A).
+
+    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u), as in score(), where
+    s_t = imagine(s_{t-1}, policy(features(s_{t-1}))). Only the running sums are kept, so that a dream may last for
+    thousands of steps. A dream that does not stay finite counts as the worst, -inf.
+    """
+    total: Any = 0.0
+    alive: Any = 1.0
+    for _ in range(horizon):
+        state = model.imagine(state, policy(model.features(state)), temperature)
+        total = total + alive * model.reward(state)
+        alive = alive * model.continues(state)
+    result: Tensor = total.masked_fill(~total.isfinite(), -torch.inf)
+    return result
 
 
 class Dream(NamedTuple):
@@ -39,17 +69,14 @@ class Dream(NamedTuple):
 
 
 @torch.no_grad()
-def dream(model: WorldModel, batch: Batch, context: int) -> Dream:
+def dream(model: WorldModel, batch: Batch, context: int, temperature: float = 1.0) -> Dream:
     """Observe everything; and beside it, from the state after `context` rows, imagine the rest with eyes closed."""
-    state = model.initial(len(batch.reward))
-    seen: list[Any] = []
-    imagined: list[Any] = []
-    for t in range(batch.reward.shape[1]):
-        state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
-        seen.append(state)
-        imagined.append(state if t < context else model.imagine(imagined[-1], batch.action[:, t]))
+    seen = watch(model, batch)
     length = batch.reward.shape[1]
-    looked, dreamt = flatten(stack(seen)), flatten(stack(imagined))
+    imagined = [each(lambda a, t=t: a[:, t], seen) for t in range(context)]
+    for t in range(context, length):
+        imagined.append(model.imagine(imagined[-1], batch.action[:, t], temperature))
+    looked, dreamt = flatten(seen), flatten(stack(imagined))
 
     def rows(a: Tensor) -> Tensor:
         return a.unflatten(0, (-1, length)).float().cpu()

@@ -126,7 +126,7 @@ def promise_kept(trial: Trial) -> tuple[float, float]:
     out; NaN if none is left.
     """
     steps = len(trial.predicted) - trial.horizon + 1
-    if trial.horizon == 0 or steps < 1:
+    if trial.horizon == 0 or steps < 1 or np.isnan(trial.predicted).all():
         return math.nan, math.nan
     total = np.concatenate([[0.0], np.cumsum(trial.episode.reward[1:], dtype=np.float64)])
     obtained = total[trial.horizon :] - total[: -trial.horizon]

@@ -31,7 +31,7 @@ from worldmodel.run import Run, commit  # noqa: E402
 
 EPISODE, SAVE_EVERY = 5, 3
 RECIPE = [
-    "exp=smoke", f"env.time_limit={EPISODE}", "train.seed_episodes=2", "train.updates_per_episode=2",
+    "exp=smoke", f"env.time_limit={EPISODE}", "train.seed_episodes=2", "train.learn.model.updates=2",
     "train.eval_every=10", "train.eval_episodes=1", f"train.save_every={SAVE_EVERY}", "replay.batch=2",
     "replay.length=4", "replay.capacity=400", "model.deter=8", "model.stoch=4", "model.hidden=8", "model.depths=[4,8]",
     "actor.horizon=3", "actor.candidates=6", "actor.elites=2", "agent.device=cpu", "agent.precision=fp32",

@@ -21,7 +21,7 @@ from worldmodel.run import Run
 
 # exp=smoke, made smaller still: 12 episodes of 5 decisions in a second or two.
 TINY = (  # noqa: SIM905
-    "exp=smoke env.time_limit=5 train.steps=60 train.seed_episodes=2 train.updates_per_episode=2 train.eval_every=4 "
+    "exp=smoke env.time_limit=5 train.steps=60 train.seed_episodes=2 train.learn.model.updates=2 train.eval_every=4 "
     "train.eval_episodes=1 train.save_every=3 replay.batch=2 replay.length=4 model.deter=8 model.stoch=4 "
     "model.hidden=8 model.depths=[4,8] model.reward_units=8 actor.horizon=3 actor.candidates=6 actor.elites=2 "
     "agent.device=cpu agent.precision=fp32 agent.threads=1"

@@ -75,7 +75,7 @@ def broken(kind: str, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> Any:
     elif kind == "loss":
         right = agent.model.loss
         monkeypatch.setattr(
-            agent.model, "loss", lambda batch: (lambda loss, *rest: (loss * INFINITE, *rest))(*right(batch))
+            agent.model, "loss", lambda *given: (lambda loss, *rest: (loss * INFINITE, *rest))(*right(*given))
         )
     else:  # the loss is finite, its gradient is not
         weight = agent.model.reward_head[0].weight

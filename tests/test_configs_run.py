@@ -11,7 +11,7 @@ from worldmodel.config import ROOT
 from worldmodel.display import Stop
 
 SHORT = (  # noqa: SIM905
-    "env.time_limit=16 train.steps=17 train.seed_episodes=1 train.updates_per_episode=1 train.eval_episodes=1 "
+    "env.time_limit=16 train.steps=17 train.seed_episodes=1 train.learn.model.updates=1 train.eval_episodes=1 "
     "replay.batch=2 replay.length=6 agent.device=cpu agent.threads=1"
 ).split()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = ["train.steps=100", "train.updates_per_episode=2", "train.eval_episodes=1", "replay.batch=2", "replay.length=8"]
+TINY = ["train.steps=100", "train.learn.model.updates=2", "train.eval_episodes=1", "replay.batch=2", "replay.length=8"]
 SMALL_PLANNER = ["actor.horizon=3", "actor.iterations=1", "actor.candidates=10", "actor.elites=2"]
 
 

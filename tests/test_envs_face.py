@@ -293,6 +293,6 @@ def test_a_wrong_gymnasium_id_names_the_nearest() -> None:
 
 
 def test_names_are_the_files_that_build() -> None:
-    assert envs.names() == ["dmc", "dot", "gym"]
-    with pytest.raises(EnvError, match="no 'os' in envs/; there are dmc, dot, gym"):
+    assert envs.names() == ["car_racing", "dmc", "dot", "gym", "take_cover"]
+    with pytest.raises(EnvError, match="no 'os' in envs/; there are car_racing, dmc, dot, gym, take_cover"):
         envs.vector(config(name="os"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import runs
+import tiny
 from PIL import Image
 
 import agents
@@ -21,6 +22,8 @@ FIELDS = {
     "return", "interval_95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
     "planned_return", "obtained_return", "device", "precision", "commit",
 }  # fmt: skip
+
+ACTORS = ", ".join(tiny.names("actor"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def test_mistakes_are_named(
 ) -> None:
     code, message = refused(monkeypatch, capsys, trained, "--actor", "shoting")
     assert (code, message) == (
-        2, "error: --actor: 'shoting' is not one of cem, shooting, uniform; did you mean 'shooting'?\n"
+        2, f"error: --actor: 'shoting' is not one of {ACTORS}; did you mean 'shooting'?\n"
     )  # fmt: skip
     code, message = refused(monkeypatch, capsys, trained.parent / "q")
     assert code == 1 and message.startswith(f"error: {trained.parent / 'q'} is not a run")

@@ -1,12 +1,15 @@
 """Gaussians: directions, halves and constants that a wrong sign or factor would survive training with."""
 
+import contextlib
 import math
+from collections.abc import Callable
 
 import pytest
+import tiny
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from worldmodel import latents
+from worldmodel import latents, rssm
 
 ONE, ZERO = torch.ones(1), torch.zeros(1)
 
@@ -59,3 +62,112 @@ def test_samples_have_the_moments_and_carry_gradients() -> None:
     by_mean, by_std = torch.autograd.grad(drawn[:1].sum(), [mean, std])
     assert by_mean.tolist() == [1, 1]
     torch.testing.assert_close(by_std, ((drawn[0] - mean) / std).detach())
+
+
+# ---- temperature ----
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+def test_temperature_multiplies_the_variance(temperature: float) -> None:
+    mean, std, _, _ = random_pair()
+    torch.manual_seed(1)
+    plain = latents.sample(mean, std)
+    torch.manual_seed(1)
+    tempered = latents.sample(mean, std, temperature)
+    torch.testing.assert_close(tempered - mean, math.sqrt(temperature) * (plain - mean))
+
+
+def test_temperature_0_is_the_mean_without_a_random_number() -> None:
+    mean, std, _, _ = random_pair()
+    before = torch.get_rng_state()
+    assert torch.equal(latents.sample(mean, std, 0), mean)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_rssm_dreams_at_a_temperature() -> None:
+    """Its prior is the same; only how far a dream strays from it changes."""
+    model, action = tiny.model(), torch.ones(100, 2)
+
+    def dreamt(temperature: float) -> rssm.State:
+        torch.manual_seed(1)
+        return model.imagine(model.initial(100), action, temperature)
+
+    plain = dreamt(1.0)
+    assert not (plain.stoch == plain.mean).any()
+    for temperature in (0.0, 0.25, 4.0):
+        state = dreamt(temperature)
+        for name in ("deter", "mean", "std"):
+            assert torch.equal(getattr(state, name), getattr(plain, name))
+        strayed = math.sqrt(temperature) * (plain.stoch - plain.mean)
+        torch.testing.assert_close(state.stoch - state.mean, strayed, rtol=1e-4, atol=1e-5)
+    assert torch.equal(dreamt(0.0).stoch, plain.mean)  # the mode
+
+
+# ---- common noise ----
+
+drawing = pytest.mark.parametrize("draw", [latents.normal, latents.uniform], ids=["normal", "uniform"])
+
+
+@drawing
+def test_under_common_noise_every_block_draws_the_same(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with latents.common_noise(3):
+        drawn = draw(torch.zeros(12, 2, 5))
+    assert drawn.shape == (12, 2, 5)
+    blocks = drawn.unflatten(0, (3, 4))
+    assert torch.equal(blocks[0], blocks[1]) and torch.equal(blocks[0], blocks[2])
+    assert blocks[0].unique().numel() == blocks[0].numel()  # within a block all differ
+
+
+def test_common_noise_is_of_samples_too_and_keeps_its_law() -> None:
+    torch.manual_seed(0)
+    mean, std = torch.arange(4.0).repeat_interleave(50_000)[:, None], torch.full((200_000, 1), 2.0)
+    with latents.common_noise(4):
+        drawn = latents.sample(mean, std) - mean
+        assert torch.equal(latents.sample(mean[:3], std[:3], 0), mean[:3])  # nothing is drawn, nothing to divide
+    for block in drawn.view(4, -1):
+        torch.testing.assert_close(block, drawn[:50_000, 0], rtol=0, atol=1e-5)
+    assert abs(drawn.mean().item()) < 5 * 2 / math.sqrt(50_000)
+    assert drawn.std().item() == pytest.approx(2, rel=0.02)
+
+
+@drawing
+def test_common_noise_ends_where_it_should(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def blocks() -> int:
+        """How many of 6 rows are equal to the first."""
+        drawn = draw(torch.zeros(6, 4))
+        return int((drawn == drawn[0]).all(1).sum())
+
+    assert blocks() == 1
+    with latents.common_noise(2):
+        assert blocks() == 2
+        with latents.common_noise(3):
+            assert blocks() == 3
+        assert blocks() == 2
+        with pytest.raises(KeyError), latents.common_noise(6):
+            assert blocks() == 6
+            raise KeyError
+        assert blocks() == 2
+    assert blocks() == 1
+
+
+@drawing
+def test_rows_that_are_not_blocks_of_equal_length_are_refused(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match="7 rows are not 2 blocks of equal length"), latents.common_noise(2):
+        draw(torch.zeros(7, 3))
+    assert draw(torch.zeros(7, 3)).shape == (7, 3)
+
+
+def test_without_common_noise_the_stream_of_random_numbers_is_torchs() -> None:
+    like = torch.zeros(6, 4, 2)
+    for draw, theirs in ((latents.normal, torch.randn_like), (latents.uniform, torch.rand_like)):
+        for blocks in (None, 1):
+            torch.manual_seed(3)
+            wanted = [theirs(like), theirs(like)]
+            torch.manual_seed(3)
+            with contextlib.nullcontext() if blocks is None else latents.common_noise(blocks):
+                assert all(torch.equal(draw(like), one) for one in wanted)
+    mean, std, _, _ = random_pair()
+    torch.manual_seed(3)
+    noise = torch.randn_like(mean)
+    torch.manual_seed(3)
+    torch.testing.assert_close(latents.sample(mean, std), mean + std * noise)

@@ -153,14 +153,15 @@ def test_tensorboard_shows_no_overlap_after_a_crash(tmp_path: Path) -> None:
     made = Run.create(tmp_path / "r", {"seed": 0}, Spec((1, 4, 4), 2, False), "cpu")
     sizes = {}
     for step in range(0, 50, 10):
-        made.log(step, {"a": float(step)})
+        made.log(step, step // 10, {"a": float(step)})
         sizes[step] = made.metrics_bytes()
     made.close()
     again = Run.read(tmp_path / "r")
-    again.rewind(sizes[20], 20)
+    again.rewind(sizes[20], 20, 2)
     for step in (30, 40):
-        again.log(step, {"a": -float(step)})
+        again.log(step, step // 10, {"a": -float(step)})
     again.close()
     assert [row["a"] for row in again.history()] == [0, 10, 20, -30, -40]
-    events = EventAccumulator(str(tmp_path / "r")).Reload()
-    assert [event.value for event in events.Scalars("a")] == [0, 10, 20, -30, -40]
+    for folder, x in ((tmp_path / "r", [0, 10, 20, 30, 40]), (tmp_path / "r" / "by_updates", [0, 1, 2, 3, 4])):
+        points = EventAccumulator(str(folder)).Reload().Scalars("a")
+        assert [(event.step, event.value) for event in points] == list(zip(x, [0, 10, 20, -30, -40], strict=True))

@@ -12,7 +12,7 @@ import yaml
 
 from worldmodel.config import ROOT, parts
 
-SIMULATORS = {"ale_py", "dm_control", "dm_env", "mujoco", "pygame", "shimmy", "cv2"}
+SIMULATORS = {"ale_py", "Box2D", "cv2", "dm_control", "dm_env", "mujoco", "pygame", "shimmy", "vizdoom"}
 HYDRA = {"hydra", "omegaconf"}
 MODELS = {f"worldmodel.{name}" for name in parts("worldmodel")}
 MAY_NOT = {

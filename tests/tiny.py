@@ -38,7 +38,9 @@ PLANET = dict(
     continue_weight=0.0,
 )
 SMALL = dict(deter=32, stoch=8, hidden=32, depths=[8, 16], kernels=[6, 6], reward_units=32, reward_layers=1)
-LITTLE = SMALL | dict(horizon=4, iterations=2, candidates=20, elites=5, population=8, generations=2)
+LITTLE = SMALL | dict(
+    horizon=4, iterations=2, candidates=20, elites=5, population=8, rollouts=2, judge_rollouts=2, generations=2
+)
 EXACT = dict(bits=8, dequantise=False, free_nats=0.0)  # no noise on images, no slack in the KL
 
 

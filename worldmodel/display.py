@@ -11,7 +11,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class Bar:
-    """A progress bar over env steps with the newest return, losses and updates per second, and the time left."""
+    """A progress bar over env steps, or over a long stage of learning, with the newest return and losses, and the time
+    left.
+    """
 
     def __init__(self, total: int, done: int) -> None:
         columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
@@ -29,9 +31,9 @@ class Bar:
     def __exit__(self, *_: Any) -> None:
         self.progress.stop()
 
-    def update(self, done: int, **newest: str) -> None:
+    def update(self, done: int, total: int, **newest: str) -> None:
         self.newest |= newest
-        self.progress.update(self.task, completed=done, text=", ".join(self.newest.values()))
+        self.progress.update(self.task, completed=done, total=total, text=", ".join(self.newest.values()))
 
 
 class Stop:

@@ -247,7 +247,7 @@ def sample(log_weight: Tensor, mean: Tensor, log_std: Tensor, temperature: float
         return mean.gather(-1, log_weight.argmax(-1, keepdim=True)).squeeze(-1)
     below = (log_weight / temperature).softmax(-1).cumsum(-1)  # (..., Z, K)
     drawn = latents.uniform(mean[..., 0])[..., None]
-    chosen = (below[..., :-1] < drawn).sum(-1, keepdim=True)  # the last one needs no comparing: rounding cannot harm
+    chosen = (below[..., :-1] <= drawn).sum(-1, keepdim=True)  # the last one needs no comparing: rounding cannot harm
     return latents.sample(
         mean.gather(-1, chosen).squeeze(-1), log_std.gather(-1, chosen).squeeze(-1).exp(), temperature
     )

@@ -142,8 +142,9 @@ class GRUCell(nn.Module):
 class LSTMCell(nn.Module):
     """An LSTM with one bias (torch's has two), in two halves, so that known inputs enter for all of time at once.
 
-    i, f, o = sigmoid, g = tanh of W x + b + U h;  c' = f c + i g;  h' = o tanh(c').      The forget gate's bias starts at
-    1, as TensorFlow's.
+    i, f, o = sigmoid, g = tanh of W x + b + U h;  c' = f c + i g;  h' = o tanh(c').
+
+    The forget gate's bias starts at 1, as TensorFlow's.
     """
 
     def __init__(self, inputs: int, units: int) -> None:

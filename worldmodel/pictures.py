@@ -60,20 +60,59 @@ def show(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
-    """The learning curve as a picture: returns while collecting, and of noise-free evaluations, over env steps."""
+def curves(folder: Path, history: Sequence[dict[str, float]]) -> None:
+    """All that a run's history can be drawn as, into its folder: curve.png, losses.png and generations.png."""
+    curve(folder / "curve.png", history, folder.name)
+    losses(folder / "losses.png", history, folder.name)
+    if any("learn/population_best" in row for row in history):
+        generations(folder / "generations.png", history, folder.name)
+
+
+def figure(width: float, height: float) -> Any:
+    """An empty figure that needs no screen."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def losses(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """Every loss over updates, one panel each."""
+    names = sorted({name for row in history for name in row if name.partition("/")[2].startswith("loss_")})
+    if not names:
+        return
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    sheet = figure(3.2 * columns, 2.4 * lines)
+    for number, name in enumerate(names):
+        axes = sheet.add_subplot(lines, columns, number + 1)
+        axes.plot(*zip(*[(row["updates"], row[name]) for row in history if name in row], strict=True))
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    sheet.suptitle(f"{title}: losses over updates", fontsize=10)
+    sheet.savefig(path)
+
+
+def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """The learning curve as a picture: returns while collecting, and of noise-free evaluations, over env steps; or over
+    updates, if the run learned without collecting in between.
+    """
+    evaluated = [row for row in history if "evaluate/return" in row]
+    if not evaluated and not any("collect/return" in row for row in history):
+        return  # a run without an environment
+    x = "updates" if len(evaluated) > 1 and len({row["step"] for row in evaluated}) == 1 else "step"
+    sheet = figure(7, 4)
+    axes = sheet.add_subplot()
     for key, label, colour in (
         ("collect/return", "collected (with exploration noise)", "0.6"),
         ("evaluate/return", "evaluated (no noise)", "C0"),
     ):
-        points = [(row["step"], row[key]) for row in history if key in row]
+        points = [(row[x], row[key]) for row in history if key in row]
+        if x == "updates" and key == "collect/return":
+            continue  # all of them before the first update
         if points:
             axes.plot(
                 *zip(*points, strict=True),
@@ -83,13 +122,49 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
                 markersize=3,
             )
     spread = [
-        (row["step"], row["evaluate/return"], row["evaluate/interval"]) for row in history if "evaluate/interval" in row
+        (row[x], row["evaluate/return"], row["evaluate/interval"]) for row in history if "evaluate/interval" in row
     ]
     if spread:
         steps, mean, half = np.array(spread).T
         axes.fill_between(steps, mean - half, mean + half, alpha=0.2, color="C0", linewidth=0)
-    axes.set(xlabel="env steps (action repeat included)", ylabel="return", title=title)
+    axes.set(xlabel="updates" if x == "updates" else "env steps (action repeat included)", ylabel="return", title=title)
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    figure.savefig(path)
+    sheet.savefig(path)
+
+
+def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
+    """The scores of an evolved population as a picture, over generations: its worst to its best, its mean, and the
+    incumbent's, which was judged on other starts and noise. A best that runs away from the incumbent is luck (T40).
+    What lies far below most of the means is cut off.
+    """
+    sheet = figure(7, 4)
+    axes = sheet.add_subplot()
+    rows = [row for row in history if "learn/generation" in row]
+
+    def points(*names: str) -> np.ndarray:
+        """Generation and values (1 + names, rows), where all of them were logged and are finite."""
+        wanted = [[row.get(f"learn/{name}", np.nan) for name in ("generation", *names)] for row in rows]
+        found = np.array(wanted, float).reshape(-1, 1 + len(names))
+        return found[np.isfinite(found).all(1)].T
+
+    number, worst, best = points("population_worst", "population_best")
+    if len(number):
+        axes.fill_between(number, worst, best, color="0.85", linewidth=0, label="population, worst to best")
+    (_, means), (_, judged) = lines = [points("population_mean"), points("incumbent")]
+    for (number, value), label, colour in zip(
+        lines, ("population, mean", "incumbent, judged afresh"), ("0.5", "C0"), strict=True
+    ):
+        if len(number):
+            marker = "o" if len(number) < 30 else ""
+            axes.plot(number, value, label=label, color=colour, marker=marker, markersize=3)
+    if len(means):  # one candidate that falls off the world must not flatten all curves
+        low = min([np.quantile(means, 0.1), *judged, *best])
+        high = max([*means, *judged, *best])
+        axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
+    axes.set(xlabel="generation", ylabel="return", title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    sheet.savefig(path)

@@ -24,7 +24,7 @@ from worldmodel import checkpoint
 from worldmodel.base import Spec
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.config import ROOT, nearest
-from worldmodel.replay import Replay
+from worldmodel.replay import Episode, Replay, read_chunk
 
 PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
 
@@ -42,7 +42,7 @@ class Run:
         self.spec = Spec(tuple(spec["image"]), spec["action"], spec["discrete"])
         self.checkpoints, self.replay = folder / "checkpoints", folder / "replay"
         self.held: IO[str] | None = None
-        self.board: SummaryWriter | None = None
+        self.boards: list[SummaryWriter] = []
 
     # ---- the folder ----
 
@@ -51,12 +51,13 @@ class Run:
         return (folder / "run.json").exists()
 
     @staticmethod
-    def create(folder: Path, config: dict[str, Any], spec: Spec, device: str) -> "Run":
-        """A new run. run.json is written last: without it the folder is not a run yet."""
+    def create(folder: Path, config: dict[str, Any], spec: Spec, device: str, given_rows: int = 0) -> "Run":
+        """A new run; given_rows are in replay at its start. run.json is written last: only with it is it a run."""
         folder.mkdir(parents=True, exist_ok=True)
         info = {
             "spec": spec._asdict(),
             "seed": config["seed"],
+            "given_rows": given_rows,
             "device": device,
             "commit": commit(),
             "python": platform.python_version(),
@@ -99,8 +100,8 @@ class Run:
         return self
 
     def close(self) -> None:
-        if self.board:
-            self.board.close()
+        for board in self.boards:
+            board.close()
         if self.held:
             self.held.close()
 
@@ -149,6 +150,10 @@ class Run:
             f"{self.folder} has no complete checkpoint to load; train it: python train.py run={self.folder.name}"
         )
 
+    def episodes(self, checkpoint: Checkpoint) -> Iterator[Episode]:
+        """The episodes in a checkpoint's replay, one by one. Errors: DamagedChunk."""
+        return (read_chunk(self.replay / f"{chunk.digest}.npz", chunk, self.spec) for chunk in checkpoint.chunks)
+
     # ---- metrics ----
 
     @property
@@ -158,18 +163,28 @@ class Run:
     def metrics_bytes(self) -> int:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
-    def rewind(self, size: int, step: int) -> None:
+    def rewind(self, size: int, step: int, updates: int) -> None:
         """Forget the metrics logged after the checkpoint that is being resumed, so that curves do not overlap."""
         if self.metrics_bytes() > size:
             os.truncate(self.metrics, size)
-        self.board = SummaryWriter(str(self.folder), purge_step=step + 1, flush_secs=10)
+        self.open(step + 1, updates + 1)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One line in metrics.jsonl and one point per value in TensorBoard, at an env step."""
+    def open(self, step: int | None = None, updates: int | None = None) -> None:
+        """TensorBoard's files: curves over env steps, and beside them, in a run of their own, over updates."""
+        self.boards = [
+            SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+            for folder, purge in ((self.folder, step), (self.folder / "by_updates", updates))
+        ]
+
+    def log(self, step: int, updates: int, values: Mapping[str, float]) -> None:
+        """One line in metrics.jsonl and two points per value in TensorBoard: at an env step, and at an update."""
         with self.metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+            file.write(json.dumps({"step": step, "updates": updates, **values}) + "\n")
+        if not self.boards:
+            self.open()
+        for board, x in zip(self.boards, (step, updates), strict=True):
+            for name, value in values.items():
+                board.add_scalar(name, value, x)
 
     def history(self) -> list[dict[str, float]]:
         """All that was logged."""
@@ -177,8 +192,10 @@ class Run:
 
     @property
     def writer(self) -> SummaryWriter:
-        self.board = self.board or SummaryWriter(str(self.folder), flush_secs=10)
-        return self.board
+        """TensorBoard's file of what is drawn over env steps."""
+        if not self.boards:
+            self.open()
+        return self.boards[0]
 
 
 def replace(path: Path, text: str) -> None:
