@@ -390,7 +390,10 @@ def strict(arguments: list[str]) -> list[str]:
             lines.append(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})")
             continue
         key, equals, value = argument.partition("=")
-        choices = sorted(path.stem for path in (ROOT / "configs" / key).glob("*.yaml")) if key.isidentifier() else []
+        group = key.partition("@")[0]  # actor@explorer=held takes a file of configs/actor for the section explorer
+        choices = (
+            sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml")) if group.isidentifier() else []
+        )
         if choices:
             wrong = [name for name in value.split(",") if name not in choices]
             lines += [
@@ -452,6 +455,8 @@ def fit(composed: DictConfig, given: list[str]) -> None:
     )
     world = worlds.get(HydraConfig.get().runtime.choices["env"]) or OmegaConf.create()
     parts = OmegaConf.merge(parts, world.pop("parts", {}))
+    if "actor@explorer" in given:
+        world.pop("explorer", None)
     lay(composed, world, given)
     for section in ("env", "model", "actor"):
         if isinstance(composed.get(section), DictConfig):
@@ -460,6 +465,9 @@ def fit(composed: DictConfig, given: list[str]) -> None:
 
 def lay(target: DictConfig, values: Any, given: list[str], path: str = "") -> None:
     """Write values into a config, key by key, except those that the command line gave."""
+    if "name" in values and values.name != target.get("name"):  # another part: nothing of the old one's is meant for it
+        for key in [key for key in target if f"{path}{key}" not in given]:
+            del target[key]
     for key, value in values.items():
         if isinstance(value, DictConfig) and isinstance(target.get(key), DictConfig):
             lay(target[key], value, given, f"{path}{key}.")
