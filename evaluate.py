@@ -1,31 +1,38 @@
 """Evaluate a trained run:  python evaluate.py runs/cartpole1 --episodes 20 --seed 0 --video
 
-Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes evaluation.json (and,
-with --video, films of what happened beside what the agent dreams) into the run's folder.
+Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes into the run's folder:
+evaluation.json and, with --video, films of what happened beside what the agent dreams; with --compare a table of
+several actors on the same trained model (comparison.json); with --temperatures the scores of controllers that were
+evolved in dreams of these temperatures, in the dream and in the world (temperatures.json, temperatures.png).
 """
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from rich.table import Table
 from torch import Tensor
 
 import agents
 import envs
 from agents.agent import Agent
-from agents.evaluation import dreams, evaluate
-from agents.rollout import Trial, episode_seed
-from worldmodel import pictures
+from agents.evaluation import dream_scores, dreams, evaluate, practise
+from agents.rollout import Trial, confidence, episode_seed
+from worldmodel import pictures, replay
 from worldmodel.config import ROOT, ConfigError, check, nearest
-from worldmodel.display import console
+from worldmodel.display import Bar, console
+from worldmodel.replay import Replay
 from worldmodel.run import Run, RunError, commit, replace
 
 EVALUATE = 3  # stream of randomness: other episodes than those that training evaluates on
 FILMS = 3
+DREAMS = 256  # that a controller's score in the dream is the mean of
 
 
 def main() -> None:
@@ -34,61 +41,200 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the agent's noise")
     parser.add_argument("--actor", help="act with another actor on the same model, such as shooting (configs/actor/)")
+    parser.add_argument(
+        "--compare", action="store_true", help="a table of several: --actor cem,mppi,shooting,evolution"
+    )
+    parser.add_argument("--temperatures", help="evolve and compare controllers in dreams of these: 0.5,1,1.15,1.3")
+    parser.add_argument(
+        "--generations", type=int, default=100, help="of an actor that learns and is not the run's own (default 100)"
+    )
     parser.add_argument("--video", action="store_true", help="write films into the run's videos/")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options = parser.parse_args()
-    if options.episodes < 1 or options.seed < 0:
-        parser.error("--episodes must be at least 1 and --seed at least 0")
+    if options.episodes < 1 or options.seed < 0 or options.generations < 1:
+        parser.error("--episodes and --generations must be at least 1 and --seed at least 0")
+    if "," in (options.actor or "") and not options.compare:
+        parser.error("several actors are compared: add --compare")
     try:
-        report(options)
+        Evaluation(options).report()
     except (RunError, ConfigError, envs.EnvError, OSError, ValueError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
-def report(options: argparse.Namespace) -> None:
-    """Evaluate, print and write."""
-    run, agent = Run.read(options.run), agents.load(options.run, options.device)
-    if options.actor:
-        agent = agent.with_actor(agents.build_actor(actor_section(options.actor), agent.model, agent.spec))
-    world = envs.vector(check({"env": run.config.get("env")}, {"env": "envs"})["env"])
-    console.print(f"{options.run}: evaluating on {agent.device} in {agent.precision}")
-    seeds = [episode_seed(options.seed, EVALUATE, number) for number in range(options.episodes)]
-    trials, values = evaluate(agent, world, seeds, options.seed)
-    world.close()
-    scores = [trial.score for trial in trials]
-    result = {
-        "return": values["evaluate/return"],
-        "interval_95": values.get("evaluate/interval"),
-        "returns": scores,
-        "episodes": options.episodes,
-        "seed": options.seed,
-        "actor": options.actor or run.config["actor"]["name"],
-        "checkpoint": run.newest().folder.name,
-        "milliseconds_per_action": values["evaluate/act_ms"],
-        "planned_return": values.get("evaluate/planned_return"),
-        "obtained_return": values.get("evaluate/obtained_return"),
-        "device": str(agent.device),
-        "precision": agent.precision,
-        "commit": commit(),
-    }
-    replace(options.run / "evaluation.json", json.dumps(result, indent=2))
-    interval = f" +- {result['interval_95']:.1f} (95 %)" if result["interval_95"] is not None else ""
-    console.print(
-        f"return {result['return']:.1f}{interval} over {options.episodes} episodes; "
-        f"lowest {min(scores):.1f}, highest {max(scores):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
-    )
-    if options.video:
-        films(options.run / "videos", agent, trials, options.seed)
+class Evaluation:
+    """A trained run, and what was asked about it."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.run, self.agent = Run.read(options.run), agents.load(options.run, options.device)
+        self.seeds = [episode_seed(options.seed, EVALUATE, number) for number in range(options.episodes)]
+        section = self.run.config.get("env")
+        if section is None:
+            raise RunError(
+                f"{options.run} was trained on recorded episodes, without an environment: to evaluate it, train with "
+                "data=... env=..., or build your own loop with agents.load"
+            )
+        self.env = check({"env": section}, {"env": "envs"})["env"]
 
-def actor_section(name: str) -> Any:
-    """The checked config of an actor, from configs/actor/<name>.yaml."""
-    files = {path.stem: path for path in (ROOT / "configs" / "actor").glob("*.yaml")}
-    if name not in files:
-        raise ConfigError([f"--actor: {name!r} is not one of {', '.join(sorted(files))}{nearest(name, files)}"])
-    return check({"actor": yaml.safe_load(files[name].read_text())}, {"actor": "agents"})["actor"]
+    def report(self) -> None:
+        console.print(f"{self.options.run}: evaluating on {self.agent.device} in {self.agent.precision}")
+        if self.options.temperatures:
+            self.temperatures()
+        elif self.options.compare:
+            self.compare()
+        else:
+            self.one()
+
+    def one(self) -> None:
+        """evaluation.json, and films."""
+        options = self.options
+        agent, _ = self.acting(options.actor or self.run.config["actor"]["name"])
+        trials, values = self.lived(agent)
+        result = self.result(options.actor or self.run.config["actor"]["name"], agent, trials, values)
+        replace(options.run / "evaluation.json", json.dumps(result, indent=2))
+        scores = result["returns"]
+        interval = f" +- {result['interval_95']:.1f} (95 %)" if result["interval_95"] is not None else ""
+        console.print(
+            f"return {result['return']:.1f}{interval} over {options.episodes} episodes; lowest {min(scores):.1f}, "
+            f"highest {max(scores):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
+        )
+        if options.video:
+            films(options.run / "videos", agent, trials, options.seed)
+
+    def compare(self) -> None:
+        """comparison.json, and a table: every actor on the same model and the same episodes."""
+        names = (self.options.actor or self.run.config["actor"]["name"]).split(",")
+        for name in names:
+            self.section(name)  # all mistakes before the first episode
+        results = []
+        for name in names:
+            agent, seconds = self.acting(name)
+            trials, values = self.lived(agent)
+            results.append(self.result(name, agent, trials, values) | {"seconds_of_practice": seconds})
+            console.print(f"{name}: {results[-1]['return']:.1f}")
+        replace(self.options.run / "comparison.json", json.dumps(results, indent=2))
+        table = Table(title=f"{self.options.run}, {self.options.episodes} episodes of seed {self.options.seed}")
+        for column in ("actor", "return", "+- (95 %)", "ms per action", "env steps", "practice in dreams"):
+            table.add_column(column, justify="left" if column == "actor" else "right")
+        for result in results:
+            practice = result["seconds_of_practice"]
+            table.add_row(
+                result["actor"],
+                f"{result['return']:.1f}",
+                "" if result["interval_95"] is None else f"{result['interval_95']:.1f}",
+                f"{result['milliseconds_per_action']:.1f}",
+                f"{result['env_steps']:,}",
+                f"{practice:.0f} s" if practice else "",
+            )
+        console.print(table)
+
+    def temperatures(self) -> None:
+        """temperatures.json and .png: what a controller gains in the dream that it learned in, and in the world."""
+        try:
+            asked = [float(word) for word in self.options.temperatures.split(",")]
+        except ValueError as error:
+            raise ConfigError([f"--temperatures: numbers with commas between them are wanted ({error})"]) from error
+        name = self.options.actor or "evolution"
+        rows = []
+        for temperature in asked:
+            agent, _ = self.acting(name, temperature=temperature)
+            horizon = self.section(name).horizon
+            imagined = dream_scores(agent, self.episodes(), DREAMS, horizon, temperature, self.options.seed).tolist()
+            trials, _ = self.lived(agent)
+            real = [trial.score for trial in trials]
+            dream, world = confidence(imagined), confidence(real)
+            rows.append(
+                {"temperature": temperature, "dream": dream[0], "dream_interval_95": dream[1], "world": world[0]}
+                | {
+                    "world_interval_95": world[1],
+                    "dream_std": float(np.std(imagined)),
+                    "world_std": float(np.std(real)),
+                }
+            )
+            console.print(f"temperature {temperature:g}: {dream[0]:.1f} in the dream, {world[0]:.1f} in the world")
+        result = {
+            "rows": rows,
+            "dream_horizon": horizon,
+            "generations": self.options.generations,
+            "episodes": self.options.episodes,
+            "seed": self.options.seed,
+            "commit": commit(),
+        }
+        replace(self.options.run / "temperatures.json", json.dumps(result, indent=2))
+        pictures.temperatures(self.options.run / "temperatures.png", rows, self.options.run.name)
+
+    # ---- acting ----
+
+    def section(self, name: str, **changes: Any) -> Any:
+        """The checked config of an actor: the run's own; or configs/actor/<name>.yaml with the run's recipe laid on."""
+        files = {path.stem: path for path in (ROOT / "configs" / "actor").glob("*.yaml")}
+        if name not in files:
+            raise ConfigError([f"--actor: {name!r} is not one of {', '.join(sorted(files))}{nearest(name, files)}"])
+        own = self.run.config["actor"]
+        recipe = self.run.config.get("parts", {}).get(name, {})
+        values = own if own["name"] == name else yaml.safe_load(files[name].read_text()) | recipe
+        unknown = [f"--temperatures: {name} does not dream at a temperature" for key in changes if key not in values]
+        if unknown:
+            raise ConfigError(unknown)
+        return check({"actor": values | changes}, {"actor": "agents"})["actor"]
+
+    def acting(self, name: str, **changes: Any) -> tuple[Agent, float]:
+        """An agent with this actor on the trained model, and the seconds that it practised: the run's own actor is as
+        trained; another one that learns does so now, in dreams that start from the run's episodes.
+        """
+        if name == self.run.config["actor"]["name"] and not changes:
+            return self.agent, 0.0
+        section = self.section(name, **changes)
+        agent = self.agent.with_actor(agents.build_actor(section, self.agent.model, self.agent.spec))
+        if not agent.actor.learns:
+            return agent, 0.0
+        began, count = time.perf_counter(), self.options.generations
+        torch.manual_seed(self.options.seed)
+        with Bar(count, 0) as bar:
+            done = iter(range(1, count + 1))
+            practise(
+                agent, self.episodes(), count, self.options.seed, lambda text: bar.update(next(done), count, text=text)
+            )
+        return agent, time.perf_counter() - began
+
+    def episodes(self) -> Replay:
+        """The episodes that the run collected."""
+        if not hasattr(self, "collected"):
+            checkpoint = self.run.newest()
+            section = check({"replay": self.run.config["replay"]}, {"replay": replay.Config})["replay"]
+            self.collected = Replay(section, self.run.spec, sum(chunk.rows for chunk in checkpoint.chunks))
+            self.collected.load(self.run.replay, checkpoint.chunks)
+        return self.collected
+
+    def lived(self, agent: Agent) -> tuple[list[Trial], dict[str, float]]:
+        world = envs.vector(self.env)
+        try:
+            return evaluate(agent, world, self.seeds, self.options.seed)
+        finally:
+            world.close()
+
+    def result(self, name: str, agent: Agent, trials: list[Trial], values: dict[str, float]) -> dict[str, Any]:
+        """What is written of an evaluation."""
+        checkpoint = self.run.newest()
+        counters = checkpoint.state["counters"]
+        return {
+            "return": values["evaluate/return"],
+            "interval_95": values.get("evaluate/interval"),
+            "returns": [trial.score for trial in trials],
+            "episodes": self.options.episodes,
+            "seed": self.options.seed,
+            "actor": name,
+            "checkpoint": checkpoint.folder.name,
+            "env_steps": counters["env_steps"] + counters.get("played", 0),
+            "milliseconds_per_action": values["evaluate/act_ms"],
+            "planned_return": values.get("evaluate/planned_return"),
+            "obtained_return": values.get("evaluate/obtained_return"),
+            "device": str(agent.device),
+            "precision": agent.precision,
+            "commit": commit(),
+        }
 
 
 def films(folder: Path, agent: Agent, trials: list[Trial], seed: int) -> None:

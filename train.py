@@ -23,7 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import agents
 import envs
@@ -31,6 +31,7 @@ from agents import agent, evaluation, schedule
 from agents.base import Actor
 from agents.rollout import Interrupted, Trial, episode_seed, rollout
 from agents.schedule import Counters, Schedule
+from worldmodel import config as configs
 from worldmodel import pictures, recorded, replay
 from worldmodel.base import Spec
 from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest
@@ -58,6 +59,22 @@ class Top(Section):
     salvage: bool  # resume although replay chunks are damaged: continue without those episodes
     data: str | None  # a folder of recorded episodes to learn from
     model_from: str | None  # a run whose trained model and episodes are taken
+    parts: dict[str, dict[str, Any]]  # the recipe's values for parts, the chosen ones and others
+
+    @field_validator("parts")
+    @classmethod
+    def known(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        rooms = {name: room for room in ("worldmodel", "agents", "envs") for name in configs.parts(room)}
+        for name, given in values.items():
+            if name not in rooms:
+                raise ValueError(f"there is no part {name!r}{nearest(name, rooms)}")
+            if rooms[name] == "envs":
+                continue  # to know their keys simulators would have to be imported, which takes seconds
+            keys = configs.part(rooms[name], name).Config.model_fields
+            for key in given:
+                if key not in keys:
+                    raise ValueError(f"{name} has no key {key!r}{nearest(key, keys)}")
+        return values
 
 
 KINDS: Kinds = {
@@ -454,7 +471,7 @@ def fit(composed: DictConfig, given: list[str]) -> None:
         for key in ("worlds", "parts")
     )
     world = worlds.get(HydraConfig.get().runtime.choices["env"]) or OmegaConf.create()
-    parts = OmegaConf.merge(parts, world.pop("parts", {}))
+    composed.parts = parts = OmegaConf.merge(parts, world.pop("parts", {}))  # evaluate.py gives other actors theirs
     if "actor@explorer" in given:
         world.pop("explorer", None)
     lay(composed, world, given)
@@ -466,8 +483,9 @@ def fit(composed: DictConfig, given: list[str]) -> None:
 def lay(target: DictConfig, values: Any, given: list[str], path: str = "") -> None:
     """Write values into a config, key by key, except those that the command line gave."""
     if "name" in values and values.name != target.get("name"):  # another part: nothing of the old one's is meant for it
-        for key in [key for key in target if f"{path}{key}" not in given]:
-            del target[key]
+        for key in [str(key) for key in target]:
+            if f"{path}{key}" not in given:
+                del target[key]
     for key, value in values.items():
         if isinstance(value, DictConfig) and isinstance(target.get(key), DictConfig):
             lay(target[key], value, given, f"{path}{key}.")

@@ -33,6 +33,11 @@ class Actor(nn.Module, ABC):
         object.__setattr__(self, "model", model)  # not a submodule: the actor's parameters are not the model's
         self.spec = spec
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn."""
+        return type(self).learn is not Actor.learn
+
     @abstractmethod
     def initial(self, n: int) -> Plan:
         """The memory at an episode's start: n rows."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.imagination import Dream, dream, horizon_errors
+from agents.imagination import Dream, dream, horizon_errors, returns, watch
 from agents.rollout import Environments, Trial, confidence, promise_kept, rollout
-from worldmodel.base import Batch
-from worldmodel.replay import Episode
+from worldmodel.base import Batch, each
+from worldmodel.replay import Episode, Replay
 
 CONTEXT, FILMS, LENGTH = 5, 3, 50  # of the dreams that are shown: looks, sequences, rows
+PRACTICE = 16, 16  # sequences and rows of replay from which an actor's practice starts
 
 
 def evaluate(
@@ -70,6 +71,29 @@ def dreams(
                 f"dream/reward_error_{ahead:02d}": reward[ahead - 1],
             }
     return film, errors
+
+
+def practise(agent: Agent, replay: Replay, generations: int, seed: int, progress: Callable[[str], None]) -> None:
+    """Let an actor that learns do so in the dreams of its model, which stays as it is."""
+    for number in range(generations):
+        batch = replay.sample(np.random.default_rng([seed, number]), PRACTICE[0], PRACTICE[1])
+        metrics = agent.learn(batch, "actor")
+        progress(", ".join(f"{name} {float(value):.1f}" for name, value in metrics.items() if name == "incumbent"))
+
+
+@torch.no_grad()
+def dream_scores(agent: Agent, replay: Replay, rollouts: int, horizon: int, temperature: float, seed: int) -> Tensor:
+    """The returns (rollouts,) of an actor without a plan in dreams that start anywhere in replay."""
+    batch = replay.sample(np.random.default_rng([seed, 1 << 32]), rollouts, PRACTICE[1])
+    batch = Batch(*(tensor.to(agent.device) for tensor in batch))
+    with agent.own_randomness(seed), agent.autocast():
+        state = each(lambda a: a[:, -1], watch(agent.model, batch))
+        plan = each(lambda a: a.to(agent.device), agent.actor.initial(rollouts))
+
+        def policy(state: Any) -> Tensor:
+            return agent.actor.act(state, plan, explore=False)[0]
+
+        return returns(agent.model, state, policy, horizon, temperature).cpu()
 
 
 def collected(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -225,7 +225,10 @@ class Evolution(Actor):
         start = each(lambda a: a[rows.to(a.device)], pool)
         with common_noise(count):
             policy = self.controller.policy(weights.to(pool[0].device))
-            total = returns(self.model, start, policy, self.config.horizon, self.config.temperature)
+            total = returns(
+                self.model, start, lambda state: policy(self.model.features(state)), self.config.horizon,
+                self.config.temperature,
+            )  # fmt: skip
         return total.double().view(count, rollouts).mean(1).cpu()
 
     def revived(self) -> Any:

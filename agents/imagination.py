@@ -39,18 +39,18 @@ def watch(model: WorldModel, batch: Batch) -> Any:
 
 @torch.no_grad()
 def returns(
-    model: WorldModel, state: Any, policy: Callable[[Tensor], Tensor], horizon: int, temperature: float = 1.0
+    model: WorldModel, state: Any, policy: Callable[[Any], Tensor], horizon: int, temperature: float = 1.0
 ) -> Tensor:
-    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: features (N, F) -> action (N, A).
+    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: state -> action (N, A).
 
     sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u), as in score(), where
-    s_t = imagine(s_{t-1}, policy(features(s_{t-1}))). Only the running sums are kept, so that a dream may last for
+    s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so that a dream may last for
     thousands of steps. A dream that does not stay finite counts as the worst, -inf.
     """
     total: Any = 0.0
     alive: Any = 1.0
     for _ in range(horizon):
-        state = model.imagine(state, policy(model.features(state)), temperature)
+        state = model.imagine(state, policy(state), temperature)
         total = total + alive * model.reward(state)
         alive = alive * model.continues(state)
     result: Tensor = total.masked_fill(~total.isfinite(), -torch.inf)

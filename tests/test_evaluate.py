@@ -1,5 +1,6 @@
 """evaluate.py and agents.load: a trained run acts again, the same for the same seed."""
 
+import argparse
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 import tiny
+import torch
 from PIL import Image
 
 import agents
@@ -20,7 +22,7 @@ from worldmodel.run import RunError
 
 FIELDS = {
     "return", "interval_95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
-    "planned_return", "obtained_return", "device", "precision", "commit",
+    "planned_return", "obtained_return", "env_steps", "device", "precision", "commit",
 }  # fmt: skip
 
 ACTORS = ", ".join(tiny.names("actor"))
@@ -83,12 +85,57 @@ def test_evaluating_changes_nothing_that_was_trained(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("actor", ["shooting", "uniform"])
 def test_another_actor_on_the_same_model(monkeypatch: pytest.MonkeyPatch, trained: Path, actor: str) -> None:
-    if actor == "shooting":  # 10,000 candidates are many for a test
-        section = evaluate.actor_section(actor).model_copy(update={"candidates": 10})
-        monkeypatch.setattr(evaluate, "actor_section", lambda name: section)
     result = evaluated(monkeypatch, trained, "--episodes", "2", "--actor", actor)
     assert (result["actor"], len(result["returns"])) == (actor, 2)
     assert all(np.isfinite(result["returns"]))
+
+
+def test_another_actor_has_the_sizes_that_the_recipe_names(trained: Path) -> None:
+    options = argparse.Namespace(run=trained, device="cpu", seed=0, episodes=1, generations=1)
+    section = evaluate.Evaluation(options).section
+    assert (section("shooting").candidates, section("shooting").noise) == (40, 0.3)  # smoke.yaml's, and shooting.yaml's
+    assert section("cem").candidates == 6  # the run's own, from its command line
+
+
+def test_a_table_of_actors(monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--compare --episodes 2 --generations 3 --actor cem,mppi,shooting,evolution,uniform".split()  # noqa: SIM905
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(trained), "--device", "cpu", *words])
+    evaluate.main()
+    said = capsys.readouterr().out
+    results = json.loads((trained / "comparison.json").read_text())
+    assert [result["actor"] for result in results] == ["cem", "mppi", "shooting", "evolution", "uniform"]
+    for result in results:
+        assert set(result) == FIELDS | {"seconds_of_practice"} and result["env_steps"] == 45
+        assert len(result["returns"]) == 2 and np.isfinite(result["returns"]).all()
+        assert (result["seconds_of_practice"] > 0) == (result["actor"] == "evolution")
+        assert result["actor"] in said and f"{result['return']:.1f}" in said
+    again = evaluated(monkeypatch, trained, "--episodes", "2", "--actor", "mppi")
+    assert again["returns"] == results[1]["returns"]
+
+
+def test_practice_is_learning_in_the_dream_and_changes_the_controller_alone(trained: Path) -> None:
+    options = argparse.Namespace(run=trained, device="cpu", seed=0, episodes=1, generations=3)
+    asked = evaluate.Evaluation(options)
+    before = {name: value.clone() for name, value in asked.agent.model.state_dict().items()}
+    agent, seconds = asked.acting("evolution")
+    assert seconds > 0 and int(agent.actor.state_dict()["generation"]) == 3
+    assert agent.actor.state_dict()["mean"].abs().sum() > 0
+    assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
+    twin, _ = evaluate.Evaluation(options).acting("evolution")
+    assert torch.equal(agent.actor.state_dict()["mean"], twin.actor.state_dict()["mean"])
+
+
+def test_scores_over_the_dreams_temperature(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    words = "--temperatures 0.5,1.5 --episodes 2 --generations 2".split()  # noqa: SIM905
+    monkeypatch.setattr(evaluate, "DREAMS", 8)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(trained), "--device", "cpu", *words])
+    evaluate.main()
+    result = json.loads((trained / "temperatures.json").read_text())
+    assert [row["temperature"] for row in result["rows"]] == [0.5, 1.5]
+    assert (result["dream_horizon"], result["generations"], result["episodes"]) == (10, 2, 2)
+    assert all(np.isfinite(list(row.values())).all() for row in result["rows"])
+    with Image.open(trained / "temperatures.png") as picture:
+        assert picture.size == (720, 480)
 
 
 def test_films(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
@@ -107,6 +154,14 @@ def test_mistakes_are_named(
     assert (code, message) == (
         2, f"error: --actor: 'shoting' is not one of {ACTORS}; did you mean 'shooting'?\n"
     )  # fmt: skip
+    for words, wanted in (
+        (("--actor", "cem,mppi"), "several actors are compared: add --compare"),
+        (("--temperatures", "1,x"), "error: --temperatures: numbers with commas between them are wanted"),
+        (("--temperatures", "1", "--actor", "cem"), "error: --temperatures: cem does not dream at a temperature"),
+        (("--compare", "--actor", "cem,shoting"), "error: --actor: 'shoting' is not one of"),
+    ):
+        code, message = refused(monkeypatch, capsys, trained, *words)
+        assert code == 2 and wanted in message
     code, message = refused(monkeypatch, capsys, trained.parent / "q")
     assert code == 1 and message.startswith(f"error: {trained.parent / 'q'} is not a run")
     assert "runs beside it: r" in message

@@ -188,9 +188,9 @@ def test_returns_by_hand() -> None:
         x = point.x + action
         return tiny.Point(x, x[:, 0], 1 / x[:, 0])
 
-    def double(x: Tensor) -> Tensor:
-        places.append(x[:, 0].tolist())
-        return x
+    def double(point: tiny.Point) -> Tensor:
+        places.append(point.x[:, 0].tolist())
+        return point.x
 
     start = tiny.Point(torch.tensor([[1.0], [0.5]]), torch.full((2,), 9.0), torch.zeros(2))
     assert returns(tiny.Fake(move), start, double, 3).tolist() == [5.0, 1 + 2 / 1 + 4 / 1 / 2]
@@ -203,7 +203,7 @@ def test_returns_of_fixed_actions_are_the_planners_score() -> None:
     actions = torch.rand(3, 1, 7, 2) * 2 - 1
     steps = iter(actions[:, 0].unbind(1))
     torch.manual_seed(1)
-    one = returns(model, start, lambda features: next(steps), 7)
+    one = returns(model, start, lambda state: next(steps), 7)
     torch.manual_seed(1)
     with torch.no_grad():
         other = score(model, start, actions)[:, 0]
@@ -214,7 +214,7 @@ def test_returns_of_fixed_actions_are_the_planners_score() -> None:
 def test_a_dream_that_breaks_is_the_worst(what: float) -> None:
     model = walk(lambda x, action: torch.where(x[:, 0] > 1.05, what, 7.0))
     start = model.at(torch.tensor([[0.0, 0], [1.0, 0], [-5.0, 0]]))
-    total = returns(model, start, lambda x: torch.ones(3, 1), 4)
+    total = returns(model, start, lambda state: torch.ones(3, 1), 4)
     assert total.tolist() == [28.0, -math.inf, 28.0]
 
 
@@ -244,7 +244,7 @@ def test_a_long_dream_keeps_no_states() -> None:
         return tiny.Point(x, x[:, 0], torch.ones(len(x)))
 
     model = tiny.Fake(move)
-    assert returns(model, model.initial(1), lambda x: torch.ones(1, 1), 200).item() == 200 * 201 / 2
+    assert returns(model, model.initial(1), lambda state: torch.ones(1, 1), 200).item() == 200 * 201 / 2
 
 
 @pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
@@ -651,7 +651,8 @@ def test_common_noise_makes_candidates_comparable() -> None:
     def difference(blocks: int) -> float:
         rows = torch.randint(18, (4,)).repeat(2)
         with common_noise(blocks):
-            total = returns(model, each(lambda a: a[rows], pool), actor.controller.policy(weights), 6)
+            policy = actor.controller.policy(weights)
+            total = returns(model, each(lambda a: a[rows], pool), lambda state: policy(model.features(state)), 6)
         return float(total.view(2, 4).mean(1).diff())
 
     shared, own = (np.std([difference(blocks) for _ in range(30)]) for blocks in (2, 1))

@@ -134,6 +134,22 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     sheet.savefig(path)
 
 
+def temperatures(path: Path, rows: Sequence[dict[str, float]], title: str) -> None:
+    """Scores over the dream's temperature, in the dream and in the world, with their 95 % intervals."""
+    sheet = figure(6, 4)
+    axes = sheet.add_subplot()
+    x = [row["temperature"] for row in rows]
+    for place, label, colour in (("dream", "in the dream", "C1"), ("world", "in the world", "C0")):
+        axes.errorbar(
+            x, [row[place] for row in rows], [row[f"{place}_interval_95"] for row in rows], label=label, color=colour,
+            marker="o", capsize=3,
+        )  # fmt: skip
+    axes.set(xlabel="temperature of the dream in which the controller was evolved", ylabel="return", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    sheet.savefig(path)
+
+
 def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     """The scores of an evolved population as a picture, over generations: its worst to its best, its mean, and the
     incumbent's, which was judged on other starts and noise. A best that runs away from the incumbent is luck (T40).
