@@ -59,7 +59,7 @@ class Simulator(WorldModel):
     def decode(self, state: State) -> Tensor:
         raise NotImplementedError("nobody looks")
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Any, dict[str, Tensor]]:
+    def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, Any, dict[str, Tensor]]:
         raise NotImplementedError("there is nothing to learn")
 
 

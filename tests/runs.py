@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,10 @@ class StopAt(Stop):
         return super().__call__()
 
 
-def go(folder: Path, *overrides: str, stop: Stop | None = None) -> int:
+def go(folder: Path, *overrides: str, stop: Stop | None = None, recipe: Sequence[str] = TINY) -> int:
     """Train folder/r in this process, or go on with it; the exit code."""
     try:
-        train.run(*composed(*TINY, "run=r", f"runs={folder}", *overrides), stop or Stop())
+        train.run(*composed(*recipe, "run=r", f"runs={folder}", *overrides), stop or Stop())
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
@@ -82,15 +83,16 @@ def logged(run: Path, prefix: str = "learn/") -> list[tuple[int, str, float]]:
     return [(step, name, value) for step, row in rows for name, value in row.items() if name.startswith(prefix)]
 
 
-def command(*overrides: str, folder: Path, before: str = "") -> list[str]:
+def command(*overrides: str, folder: Path, before: str = "", recipe: Sequence[str] = TINY) -> list[str]:
     """train.py as a process of its own; `before` is Python that runs in it first."""
     script = f"{before}\nimport runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
-    return [sys.executable, "-c", script, *TINY, "run=r", f"runs={folder}", *overrides]
+    return [sys.executable, "-c", script, *recipe, "run=r", f"runs={folder}", *overrides]
 
 
-def process(*overrides: str, folder: Path, before: str = "", **options: Any) -> subprocess.Popen[str]:
+def process(
+    *overrides: str, folder: Path, before: str = "", recipe: Sequence[str] = TINY, **options: Any
+) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen(
-        command(*overrides, folder=folder, before=before), cwd=ROOT, env=environment, text=True, **pipes
-    )
+    words = command(*overrides, folder=folder, before=before, recipe=recipe)
+    return subprocess.Popen(words, cwd=ROOT, env=environment, text=True, **pipes)

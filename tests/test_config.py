@@ -170,7 +170,7 @@ ALPHABET = string.ascii_lowercase + "_"
 
 def sections(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The mappings of a config by name; "" is the top."""
-    return {"": raw} | {key: value for key, value in raw.items() if isinstance(value, dict)}
+    return {"": raw} | {key: value for key, value in raw.items() if isinstance(value, dict) and key != "parts"}
 
 
 def typo(key: str, rng: random.Random, distance: int) -> str:

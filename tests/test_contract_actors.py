@@ -1,4 +1,4 @@
-"""What every actor promises, on every kind of action. A new configs/actor/*.yaml is tested by being there."""
+"""What every actor promises, on every model and kind of action. A new file in configs/ is tested by being there."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,15 +17,17 @@ from worldmodel.config import part
 
 N = 3
 both = pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
-every = pytest.mark.parametrize("name", tiny.names("actor"))
+PAIRS = [f"{actor} on {model}" for actor in tiny.names("actor") for model in tiny.names("model")]
+every = pytest.mark.parametrize("name", PAIRS)
 
 
 def make(name: str, spec: Spec, seed: int = 0) -> Agent:
-    """An agent with this actor on the first of the models."""
+    """An agent from the names of an actor and a model."""
     torch.manual_seed(seed)
-    section = tiny.section("model", "rssm")
+    actor, _, model_name = name.partition(" on ")
+    section = tiny.section("model", model_name, continue_weight=1.0)
     model = part("worldmodel", section.name).build(section, spec)
-    return Agent(tiny.agent_config(), model, agents.build_actor(tiny.section("actor", name), model, spec), spec)
+    return Agent(tiny.agent_config(), model, agents.build_actor(tiny.section("actor", actor), model, spec), spec)
 
 
 def states(agent: Agent, b: int = N, t: int = 4) -> Any:
@@ -51,7 +53,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def test_there_are_actors_and_each_is_built_by_its_name() -> None:
-    assert {"cem", "shooting", "uniform"} <= set(tiny.names("actor"))
+    assert {"cem", "mppi", "shooting", "evolution", "uniform", "held", "brownian"} <= set(tiny.names("actor"))
 
 
 @every
@@ -82,6 +84,19 @@ def test_the_seed_decides_and_inputs_are_left_alone(name: str, spec: Spec) -> No
 
 @every
 @both
+def test_a_row_does_not_see_its_neighbours(name: str, spec: Spec) -> None:
+    agent = make(name, spec)
+    here, there = (each(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
+    mixed = each(lambda a, b: torch.cat([a[:1], b[1:]]), here, there)
+    plan = agent.actor.initial(N)
+    for explore in (False, True):
+        (alone, kept), (among, other) = (act(agent.actor, state, plan, explore) for state in (here, mixed))
+        assert torch.equal(alone[0], among[0])
+        assert equal([a[:1] for a in kept], [a[:1] for a in other])
+
+
+@every
+@both
 def test_the_actors_parameters_are_not_the_models(name: str, spec: Spec) -> None:
     agent = make(name, spec)
     owned = {id(parameter) for parameter in agent.model.parameters()}
@@ -97,10 +112,15 @@ def test_learning_in_imagination_gives_metrics_and_leaves_the_model_alone(name: 
     agent = make(name, spec)
     start = states(agent)
     before = {key: value.clone() for key, value in agent.model.state_dict().items()}
-    metrics = agent.actor.learn(start)
-    assert isinstance(metrics, dict) and all(value.numel() == 1 for value in metrics.values())
+    actor = {key: value.clone() for key, value in agent.actor.state_dict().items()}
+    for metrics in (agent.actor.learn(start), agent.learn(tiny.batch(N, 4, spec), "actor")):
+        assert isinstance(metrics, dict) and all(value.numel() == 1 and value.isfinite() for value in metrics.values())
+        assert bool(metrics) == agent.actor.learns
     assert all(torch.equal(value, before[key]) for key, value in agent.model.state_dict().items())
-    assert isinstance(agent.learn(tiny.batch(N, 4, spec)), dict)
+    changed = any(not torch.equal(value, actor[key]) for key, value in agent.actor.state_dict().items())
+    assert changed == agent.actor.learns
+    image = agent.model.decode(each(lambda a: a[:, -1], start))
+    assert image.shape == (N, *spec.image) and image.isfinite().all()
 
 
 def live(agent: Agent, episode: int, steps: int = 3) -> Iterator[tuple[np.ndarray, Any]]:
@@ -144,7 +164,8 @@ def test_first_gives_a_row_a_fresh_plan(name: str, spec: Spec) -> None:
 @both
 def test_what_it_has_learned_goes_through_its_tensors(name: str, spec: Spec) -> None:
     agent, other = make(name, spec), make(name, spec, seed=5)
-    agent.learn(tiny.batch(N, 4, spec))
+    for what in ("model", "actor"):
+        agent.learn(tiny.batch(N, 4, spec), what)
     saved = {file: {key: value.clone() for key, value in group.items()} for file, group in agent.tensors().items()}
     other.restore(saved)
     image = tiny.batch(1, 1, spec).image[0, 0].numpy()

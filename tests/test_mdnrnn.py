@@ -578,7 +578,9 @@ def test_a_part_says_only_its_own_losses_and_all_parts_the_same_states() -> None
         torch.testing.assert_close(each(Tensor.detach, said[part][1]), each(Tensor.detach, said["model"][1]))
     assert not any(part.requires_grad for part in said["vision"][1])
     with torch.no_grad():
-        assert not any(model.loss(data, part)[0].requires_grad for part in model.parts)
+        for part in model.parts:
+            loss, states, _ = model.loss(data, part)
+            assert not any(made.requires_grad for made in (loss, *states))
 
 
 LEVELS = torch.tensor([16, 88, 160, 232], dtype=torch.uint8)

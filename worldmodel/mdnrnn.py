@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from worldmodel import latents
-from worldmodel.base import Batch, Spec, WorldModel, each, stack, where
+from worldmodel.base import Batch, Spec, WorldModel, stack
 from worldmodel.config import ModelConfig
 from worldmodel.networks import Decoder, Encoder, LSTMCell, encoded_length, glorot, mlp
 
@@ -115,8 +115,6 @@ class MDNRNN(WorldModel):
 
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         z = latents.sample(*self.vision.encode(preprocess(image)))  # acts on samples, not on means, as published (T14)
-        state = where(first, each(torch.zeros_like, state), state)
-        action = torch.where(first[:, None], 0.0, action)
         return self.believe(z, self.lstm(self.inputs(state, action), state.hidden, state.cell), first)
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
@@ -145,7 +143,9 @@ class MDNRNN(WorldModel):
         return torch.cat([state.z, action, state.fresh], -1)
 
     def believe(self, z: Tensor, memory: tuple[Tensor, Tensor], first: Tensor) -> State:
-        """The state of a row whose picture was seen; at an episode's first row nothing is remembered."""
+        """The state of a row whose picture was seen. At an episode's first row nothing is remembered, whatever the LSTM
+        made of the row before it.
+        """
         hidden, cell = (torch.where(first[..., None], 0.0, part) for part in memory)
         return State(z, hidden, cell, first[..., None].to(z.dtype)[..., : int(self.config.tell_first)])
 
@@ -190,15 +190,13 @@ class MDNRNN(WorldModel):
         before = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
         first = batch.first
         fresh = torch.cat([torch.zeros_like(first[:, :1]), first[:, :-1]], 1)[..., None].to(codes.dtype)
-        before = torch.where(first[..., None], 0.0, before)
-        fresh = torch.where(first[..., None], 0.0, fresh)[..., : int(self.config.tell_first)]
-        action = torch.where(first[..., None], 0.0, batch.action)
-        projected = self.lstm.enter(torch.cat([before, action, fresh], -1))  # (B, T, 4H)
+        entered = self.lstm.enter(
+            torch.cat([before, batch.action, fresh[..., : int(self.config.tell_first)]], -1)
+        )  # (B, T, 4H)
         state, steps = self.initial(len(codes)), []
         for t in range(codes.shape[1]):
-            forget = first[:, t, None]
-            past = torch.where(forget, 0.0, state.hidden), torch.where(forget, 0.0, state.cell)
-            state = self.believe(codes[:, t], self.lstm.step(projected[:, t], *past), first[:, t])
+            memory = self.lstm.step(entered[:, t], state.hidden, state.cell)
+            state = self.believe(codes[:, t], memory, first[:, t])
             steps.append(state)
         return stack(steps)
 
