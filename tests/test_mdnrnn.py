@@ -213,10 +213,10 @@ def test_the_output_is_read_as_logits_means_and_log_stds_of_every_dimension() ->
     torch.testing.assert_close(log_weight.exp().sum(-1), torch.ones(2, 6))
     for d in range(6):
         for k in range(3):
-            assert torch.equal(mean[:, d, k], output[:, 18 + 3 * d + k])
-            assert torch.equal(log_std[:, d, k], output[:, 36 + 3 * d + k])
+            assert torch.equal(mean[:, d, k], output[:, 18 + 6 * k + d])
+            assert torch.equal(log_std[:, d, k], output[:, 36 + 6 * k + d])
             ratio = log_weight[:, d, k] - log_weight[:, d, 0]
-            torch.testing.assert_close(ratio, output[:, 3 * d + k] - output[:, 3 * d])
+            torch.testing.assert_close(ratio, output[:, 6 * k + d] - output[:, d])
 
 
 def bimodal(mixtures: int) -> list[float]:
@@ -522,7 +522,7 @@ def test_the_latent_loss_is_of_every_row_that_could_be_foreseen() -> None:
             numbers = model.output(states.hidden[b, t]).tolist()
             rows += 1
             for d in range(6):
-                logits, means, log_stds = (numbers[18 * part + 3 * d : 18 * part + 3 * d + 3] for part in range(3))
+                logits, means, log_stds = (numbers[18 * part + d : 18 * part + 18 : 6] for part in range(3))
                 density = sum(
                     math.exp(logit - log_std - 0.5 * ((states.z[b, t, d].item() - mean) / math.exp(log_std)) ** 2)
                     for logit, mean, log_std in zip(logits, means, log_stds)

@@ -150,11 +150,14 @@ class MDNRNN(WorldModel):
         return State(z, hidden, cell, first[..., None].to(z.dtype)[..., : int(self.config.tell_first)])
 
     def mixtures(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log weights, means and log standard deviations of the mixtures, (..., Z, K) each."""
+        """log weights, means and log standard deviations of the mixtures, (..., Z, K) each.
+
+        In memory Z comes last: a softmax over neighbours, few as they are, would take half of a dream's time.
+        """
         config = self.config
         numbers = output[..., : 3 * config.mixtures * config.latent].float()
-        logits, mean, log_std = numbers.unflatten(-1, (3, config.latent, config.mixtures)).unbind(-3)
-        return logits.log_softmax(-1), mean, log_std.clamp(*LOG_STD)
+        logits, mean, log_std = numbers.unflatten(-1, (3, config.mixtures, config.latent)).unbind(-3)  # (..., K, Z)
+        return logits.log_softmax(-2).mT, mean.mT, log_std.clamp(*LOG_STD).mT
 
     # ---- learning ----
 
@@ -243,7 +246,8 @@ def sample(log_weight: Tensor, mean: Tensor, log_std: Tensor, temperature: float
     """
     if temperature == 0:
         return mean.gather(-1, log_weight.argmax(-1, keepdim=True)).squeeze(-1)
-    below = (log_weight / temperature).softmax(-1).cumsum(-1)  # (..., Z, K)
+    weight = log_weight.exp() if temperature == 1 else (log_weight.mT / temperature).softmax(-2).mT
+    below = weight.cumsum(-1)  # (..., Z, K)
     drawn = latents.uniform(mean[..., 0])[..., None]
     chosen = (below[..., :-1] <= drawn).sum(-1, keepdim=True)  # the last one needs no comparing: rounding cannot harm
     return latents.sample(
