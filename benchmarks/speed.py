@@ -1,8 +1,10 @@
 """How fast, and how far from the machine's limit:  python benchmarks/speed.py --json out.json
 
-Measures one update and one plan at PlaNet's published sizes, replay, rendering and memory, each beside its floor:
-operations over the matrix rate measured here, bytes over the copy rate measured here. "plain" is the same mathematics
-in eager float32, measured in the same run, so that the ratio holds on a noisy machine. Times are medians.
+Measures one update and one plan at PlaNet's published sizes; an update of World Models' V and of its M, and a
+generation of its controller in the dream, at the published sizes for CarRacing; replay, rendering and memory. Each
+stands beside its floor: operations over the matrix rate measured here, bytes over the copy rate measured here. "plain"
+is the same mathematics in eager float32, measured in the same run, so that the ratio holds on a noisy machine. Times
+are medians.
 """
 
 import argparse
@@ -27,12 +29,15 @@ sys.path.insert(0, str(ROOT))
 import agents  # noqa: E402
 import envs  # noqa: E402
 from agents.agent import Agent, Config  # noqa: E402
+from agents.imagination import returns  # noqa: E402
 from worldmodel import replay  # noqa: E402
 from worldmodel.base import Spec  # noqa: E402
 from worldmodel.config import check  # noqa: E402
 from worldmodel.run import commit  # noqa: E402
 
 SPEC = Spec((3, 64, 64), 6, False)
+DRIVER = Spec((3, 64, 64), 3, False)  # CarRacing
+DREAM = 1000  # steps
 BATCH, LENGTH, EPISODE = 50, 50, 250
 
 
@@ -81,7 +86,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "floor_seconds": size / copied,
         "times_floor": seconds / (size / copied),
     }
+    figures |= world_models(options, rates)
     if not options.no_env:
+        figures["env frames, CarRacing-v3 at 64x64"] = {"frames_per_s": frames("car_racing")}
         figures["env frames, Pendulum-v1 at 64x64"] = {"frames_per_s": frames("gym")}
         figures["env frames, dmc cartpole_swingup"] = {"frames_per_s": frames("dmc", action_repeat=8)}
         slow = frames("dmc", action_repeat=8, shadows=True, multisampling=True)
@@ -101,29 +108,63 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {"machine": machine, "figures": figures}
 
 
-def agent(device: str, precision: str) -> Agent:
-    """PlaNet's agent with a six-dimensional action."""
+def agent(device: str, precision: str, model: str = "rssm", actor: str = "cem", spec: Spec = SPEC) -> Agent:
+    """PlaNet's agent with a six-dimensional action, or another one, as published."""
     settings = yaml.safe_load((ROOT / "configs/train.yaml").read_text())["agent"]
     raw = {
         "agent": {**settings, "device": device, "precision": precision},
-        "model": yaml.safe_load((ROOT / "configs/model/rssm.yaml").read_text()),
-        "actor": yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text()),
+        "model": yaml.safe_load((ROOT / f"configs/model/{model}.yaml").read_text()),
+        "actor": yaml.safe_load((ROOT / f"configs/actor/{actor}.yaml").read_text()),
     }
     torch.manual_seed(0)
-    return agents.build(check(raw, {"agent": Config, "model": "worldmodel", "actor": "agents"}), SPEC)
+    return agents.build(check(raw, {"agent": Config, "model": "worldmodel", "actor": "agents"}), spec)
 
 
-def filled() -> replay.Replay:
+def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, dict[str, float]]:
+    """V, M and C at the sizes published for CarRacing. A generation is 64 candidates x 16 dreams x 1000 steps, and the
+    incumbent's judgement beside it; its operations are counted over a few steps, for each step is like the others.
+    """
+    ours, plain = (agent(options.device, precision, "mdnrnn", "evolution", DRIVER) for precision in ("auto", "fp32"))
+    store, rng, rate = filled(DRIVER), np.random.default_rng(0), rates[ours.precision]
+    pictures, sequences = store.sample(rng, 100, 2), store.sample(rng, 16, 64)
+    found = {
+        "V update, 200 pictures": beside(lambda a: a.learn(pictures, "vision"), ours, plain, rate, options.repeats),
+        "M update, 16x64": beside(lambda a: a.learn(sequences, "memory"), ours, plain, rate, options.repeats),
+    }
+    config = ours.actor.config
+    rows = config.population * config.rollouts
+    start = ours.model.initial(rows)
+    weights = torch.zeros(config.population, ours.actor.controller.size, device=ours.device)
+
+    def dream(who: Agent, steps: int) -> None:
+        policy = who.actor.controller.policy(weights)
+        with who.autocast():
+            returns(who.model, start, lambda state: policy(who.model.features(state)), steps)
+
+    dreamt = beside(lambda a: dream(a, 20), ours, plain, rate, options.repeats)
+    found["dream of 1024 rows, 20 steps"] = dreamt | {"frames_per_s": rows * 20 / dreamt["seconds"]}
+    seconds = timed(lambda: ours.learn(sequences, "actor"), ours.device, 1)
+    floor = dreamt["floor_seconds"] * (DREAM / 20) * (1 + config.judge_rollouts / rows)
+    found[f"generation, {config.population}x{config.rollouts}x{DREAM}"] = {
+        "seconds": seconds,
+        "generations_per_minute": 60 / seconds,
+        "floor_seconds": floor,
+        "times_floor": seconds / floor,
+    }
+    return found
+
+
+def filled(spec: Spec = SPEC) -> replay.Replay:
     """A replay of random episodes, larger than the processor's caches."""
     rng = np.random.default_rng(0)
     rows = 10 * (EPISODE + 1)
-    store = replay.Replay(replay.Config(batch=BATCH, length=LENGTH, capacity=rows), SPEC)
+    store = replay.Replay(replay.Config(batch=BATCH, length=LENGTH, capacity=rows), spec)
     for _ in range(10):
-        shape = (EPISODE + 1, *SPEC.image)
+        shape = (EPISODE + 1, *spec.image)
         store.add(
             replay.Episode(
                 rng.integers(256, size=shape, dtype=np.uint8),
-                rng.uniform(-1, 1, (EPISODE + 1, SPEC.action)).astype(np.float32),
+                rng.uniform(-1, 1, (EPISODE + 1, spec.action)).astype(np.float32),
                 rng.normal(size=EPISODE + 1).astype(np.float32),
                 np.zeros(EPISODE + 1, bool),
             )
