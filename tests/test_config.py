@@ -161,6 +161,19 @@ def test_a_mistake_is_named(
     assert lines[0].startswith(f"error: {message}")
 
 
+def test_a_recipe_cannot_name_a_part_or_a_key_that_is_not_there(tmp_path: Path) -> None:
+    raw = runs.composed("exp=smoke", f"runs={tmp_path}")[0]
+    assert raw["parts"]["shooting"] == {"horizon": 5, "candidates": 40}
+    for values, message in (
+        ({"shoting": {}}, "parts: value error, there is no part 'shoting'; did you mean 'shooting'?"),
+        ({"shooting": {"candidate": 3}}, "shooting has no key 'candidate'; did you mean 'candidates'?"),
+        ({"os": {}}, "there is no part 'os'"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            check(raw | {"parts": values}, train.KINDS, train.Top)
+        assert message in str(error.value)
+
+
 # ---- mutations ----
 
 MODELS: dict[str, Any] = {"": train.Top} | {key: kind for key, kind in train.KINDS.items() if not isinstance(kind, str)}
