@@ -18,12 +18,13 @@ from worldmodel.base import Batch, Spec, WorldModel, each, where
 from worldmodel.config import Section
 
 PATIENCE = 10  # non-finite updates in a row before giving up
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Config(Section):
     device: Literal["auto", "cpu", "cuda"]
     # of the networks; statistics, losses and the optimiser are always float32
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     learning_rate: float = Field(gt=0, lt=1)
     epsilon: float = Field(gt=0)  # Adam's
     clip: float = Field(gt=0)  # the gradient's largest norm
@@ -53,6 +54,9 @@ class Agent:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, eps=config.epsilon, fused=True
         )
+        # float16 has few exponents: gradients are computed times a scale that adapts, so that they neither vanish nor
+        # overflow. It begins at 1, because losses are sums over pixels.
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0, enabled=self.precision == "fp16")
         self.skipped = 0  # non-finite updates since the last good one
         self.env: dict[str, Any] = {}  # the config of the environment that it was trained in, if it was loaded
 
@@ -63,7 +67,7 @@ class Agent:
         return other
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES)
 
     # ---- acting ----
 
@@ -124,10 +128,14 @@ class Agent:
             loss, _, metrics = self.model.loss(batch, part)
         self.optimizer.param_groups[0]["lr"] = rate or self.config.learning_rate
         self.optimizer.zero_grad()  # to None: Adam leaves alone what has no gradient
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if torch.isfinite(norm) and torch.isfinite(loss):
-            self.optimizer.step()
+        good = bool(torch.isfinite(norm) and torch.isfinite(loss))
+        if good:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if good:
             self.skipped = 0
         else:
             self.optimizer.zero_grad()
@@ -147,7 +155,8 @@ class Agent:
             "model": self.model.state_dict(),
             "actor": self.actor.state_dict(),
             "optim": {f"{names[i]}/{key}": value for i, state in moments.items() for key, value in state.items()}
-            | {"skipped": torch.tensor(self.skipped)},
+            | {"skipped": torch.tensor(self.skipped)}
+            | {f"scaler/{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()},
         }
 
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
@@ -157,6 +166,9 @@ class Agent:
         if "optim" in tensors:
             flat = dict(tensors["optim"])
             self.skipped = int(flat.pop("skipped"))
+            kept = {key: flat.pop(key) for key in tensors["optim"] if key.startswith("scaler/")}
+            if kept.keys() == {f"scaler/{key}" for key in self.scaler.state_dict()} and kept:
+                self.scaler.load_state_dict({key.removeprefix("scaler/"): value.item() for key, value in kept.items()})
             state: dict[int, dict[str, Tensor]] = {}
             numbers = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}
             for path, value in flat.items():
