@@ -101,7 +101,10 @@ def given(top: Top) -> Given | None:
     """What the config names as a start. Errors: RunError, RecordedError."""
     start = None
     if top.data is not None:
-        episodes = recorded.read(Path(top.data))
+        try:
+            episodes = recorded.read(Path(top.data))
+        except recorded.RecordedError as error:
+            raise recorded.RecordedError(f"data: {error}") from error
         start = Given(episodes.spec, episodes.lengths, episodes, None)
     if top.model_from is not None:
         run = Run.read(Path(top.model_from))
@@ -129,8 +132,15 @@ class Training:
         spec = spec or (start.spec if start else Run.read(folder).spec)
         torch.manual_seed(self.seed)
         self.agent = agents.build(checked, spec)
+        if start and start.model is not None:
+            self.take_over(start.model, raw)
         self.explorer = self.agent.with_actor(agents.build_actor(checked["explorer"], self.agent.model, spec))
-        self.check_stages()
+        self.check_stages(checked["actor"], begun=bool(start or resumed))
+        if start and self.envs is None and len(start.lengths) < 2:
+            raise ValueError(
+                "of recorded episodes at least two are needed, one of them is held out, to dream of: add some, or "
+                "choose the environment that they came from, env=..."
+            )
         resumed_rows = Run.read(folder).info["given_rows"] if resumed else 0
         rows = self.rows() + (sum(start.lengths) if start else resumed_rows)
         self.memory = replay.plan_memory(checked["replay"], spec, rows)
@@ -162,8 +172,22 @@ class Training:
     def create(self, folder: Path, raw: dict[str, Any], spec: Spec, start: Given | None) -> Run:
         return Run.create(folder, raw, spec, str(self.agent.device), sum(start.lengths) if start else 0)
 
-    def check_stages(self) -> None:
-        """Errors: ConfigError, if a stage names what this model does not have, or nothing could be learned from."""
+    def take_over(self, trained: dict[str, torch.Tensor], raw: dict[str, Any]) -> None:
+        """The weights of model_from. Errors: ConfigError, if they are those of another model than was asked for."""
+        try:
+            self.agent.model.load_state_dict(trained)
+        except RuntimeError as error:
+            source = Run.read(Path(raw["model_from"])).config["model"]
+            lines = [
+                f"model.{path}: {raw['model_from']} has {old!r}, you ask for {new!r}"
+                for path, old, new in differences(source, raw["model"])
+            ]
+            raise ConfigError([*lines, "model_from: the trained model must stay as it is: leave these out"]) from error
+
+    def check_stages(self, actor: Any, begun: bool) -> None:
+        """Errors: ConfigError, if a stage names what this model does not have, or there is nothing to learn from.
+        begun: whether there are episodes already.
+        """
         known = [*self.agent.model.parts, "actor"]
         lines = [
             f"train.learn.{part}: this model has no part of that name; it has {', '.join(known)}{nearest(part, known)}"
@@ -172,7 +196,15 @@ class Training:
         ]
         if self.envs is None and self.config.steps + self.config.seed_episodes > 0:
             lines.append(
-                "train: steps and seed_episodes ask for episodes, but there is no environment: choose one, env=..."
+                "train: steps and seed_episodes ask for episodes, but there is no environment: choose one, env=..., or "
+                "set both to 0"
+            )
+        if self.envs is None and "actor" in self.config.learn and getattr(actor, "world", False):
+            lines.append("actor.world: there is no environment to play in: choose one, env=..., or actor.world=false")
+        if not begun and self.config.steps + self.config.seed_episodes == 0:
+            lines.append(
+                "train.seed_episodes: there is nothing to learn from: collect episodes, or name some by data=..., or a "
+                "trained run by model_from=..."
             )
         if lines:
             raise ConfigError(lines)
@@ -181,8 +213,6 @@ class Training:
         """Take over what was given. Without an environment the last episodes are held out, to dream of."""
         count = 0
         if self.envs is None:
-            if len(start.lengths) < 2:
-                raise ValueError("of recorded episodes at least two are needed: one of them is held out, to dream of")
             count = min(self.config.eval_episodes, max(1, len(start.lengths) // 10))
             (self.run.folder / HELD_OUT).mkdir(exist_ok=True)
         for number, episode in enumerate(start.episodes):
@@ -193,8 +223,6 @@ class Training:
             else:
                 self.held_out.append(episode)
                 replay.write_chunk(self.run.folder / HELD_OUT / f"{number:06d}.npz", episode)
-        if start.model is not None:
-            self.agent.model.load_state_dict(start.model)
         console.print(f"begins with {len(self.replay):,} rows of {len(self.replay.chunks)} episodes")
 
     def close(self) -> None:
@@ -252,14 +280,19 @@ class Training:
         return sum(len(trial.predicted) for trial in trials) * (self.envs.action_repeat if self.envs else 1)
 
     @contextlib.contextmanager
-    def repeatable(self) -> Iterator[None]:
-        """What is interrupted inside is dropped, and repeated with the same random numbers after resuming."""
+    def repeatable(self, learner: torch.nn.Module | None = None) -> Iterator[None]:
+        """What is interrupted inside is dropped, also what the learner learned, and repeated with the same random
+        numbers after resuming.
+        """
         before, played = self.agent.random_state(), self.counters.played
+        known = {name: value.clone() for name, value in learner.state_dict().items()} if learner else {}
         try:
             yield
         except BaseException:
             self.agent.set_random_state(before)
             self.counters.played = played
+            if learner:
+                learner.load_state_dict(known)
             raise
 
     def play(self, actor: Actor, episodes: int, number: int) -> torch.Tensor:
@@ -281,7 +314,7 @@ class Training:
                 raise Interrupted
             rng = np.random.default_rng([self.seed, SAMPLE, self.counters.updates])
             batch = self.replay.sample(rng, stage.batch, stage.length)
-            with self.repeatable():
+            with self.repeatable(self.agent.actor if part == "actor" else None):  # models never stop amid an update
                 metrics = self.agent.learn(batch, part, stage.learning_rate, self.play)
             self.counters.updates += 1
             for name, value in (metrics | {"updates": torch.ones(())}).items():
@@ -437,15 +470,18 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if raw["run"] is None:
         raw["run"] = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
     folder = Path(str(raw["runs"])) / str(raw["run"])
-    chosen = {override.partition("=")[0] for override in task}
-    if raw["model_from"] is not None and not Run.exists(folder):
-        raw |= {key: Run.read(Path(raw["model_from"])).config[key] for key in ("model", "env") if key not in chosen}
+    chosen = [override.partition("=")[0] for override in task]
+    if raw["model_from"] is not None:
+        source = Run.read(folder if Run.exists(folder) else Path(str(raw["model_from"]))).config
+        taken = {key: source[key] for key in ("model", "env") if key not in chosen}
+        raw = laid_on(raw | taken, raw, [key for key in chosen if key.partition(".")[0] in taken])
     elif raw["data"] is not None and "env" not in chosen:
         raw["env"] = None  # recorded episodes need no environment
     if Run.exists(folder):
         stored = Run.read(folder).config
         if not any(override.startswith("exp=") for override in task):
-            raw = laid_on(stored, raw, [word.partition("=")[0] for word in [*words, "run=", "runs=", "salvage="]])
+            keys = [word.partition("=")[0].rpartition("@")[2] for word in [*words, "run=", "runs=", "salvage="]]
+            raw = laid_on(stored, raw, keys)  # actor@explorer=held changed the section explorer
         changed = [
             f"{path}: the run has {old!r}, you ask for {new!r}"
             for path, old, new in differences(stored, raw)
@@ -470,7 +506,8 @@ def fit(composed: DictConfig, given: list[str]) -> None:
         composed.pop(key) if isinstance(composed.get(key), DictConfig) else OmegaConf.create()
         for key in ("worlds", "parts")
     )
-    world = worlds.get(HydraConfig.get().runtime.choices["env"]) or OmegaConf.create()
+    elsewhere = (composed.get("data") or composed.get("model_from")) and "env" not in given  # not the recipe's own
+    world = (not elsewhere and worlds.get(HydraConfig.get().runtime.choices["env"])) or OmegaConf.create()
     composed.parts = parts = OmegaConf.merge(parts, world.pop("parts", {}))  # evaluate.py gives other actors theirs
     if "actor@explorer" in given:
         world.pop("explorer", None)
@@ -487,9 +524,11 @@ def lay(target: DictConfig, values: Any, given: list[str], path: str = "") -> No
             if f"{path}{key}" not in given:
                 del target[key]
     for key, value in values.items():
+        if f"{path}{key}" in given and (path or not isinstance(value, DictConfig)):
+            continue  # at the top env=... does not give a section but names a file, on which values are laid
         if isinstance(value, DictConfig) and isinstance(target.get(key), DictConfig):
             lay(target[key], value, given, f"{path}{key}.")
-        elif f"{path}{key}" not in given:
+        else:
             target[key] = value
 
 
