@@ -141,7 +141,7 @@ class Training:
                 "of recorded episodes at least two are needed, one of them is held out, to dream of: add some, or "
                 "choose the environment that they came from, env=..."
             )
-        resumed_rows = Run.read(folder).info["given_rows"] if resumed else 0
+        resumed_rows = Run.read(folder).info.get("given_rows", 0) if resumed else 0
         rows = self.rows() + (sum(start.lengths) if start else resumed_rows)
         self.memory = replay.plan_memory(checked["replay"], spec, rows)
         if not self.memory.enough:
@@ -363,6 +363,7 @@ class Training:
         self.log(values)
         pictures.curves(folder, self.run.history())
         counters.evaluated, counters.judged = counters.episodes, counters.updates
+        counters.evaluations += 1
         said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} held-out episodes"
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
 
@@ -381,7 +382,8 @@ class Training:
     def save(self) -> None:
         self.counters.saved, self.counters.kept = self.counters.episodes, self.counters.updates
         self.saved_at = time.monotonic()
-        name = f"step-{self.counters.env_steps:08d}-{self.counters.updates:08d}"
+        self.counters.noted = self.counters.evaluations
+        name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(self.counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         sums = {key: float(value) for key, value in self.sums.items()}
         state = {"counters": dataclasses.asdict(self.counters), "sums": sums}

@@ -51,8 +51,10 @@ class Counters:
     played: int = 0  # env steps of episodes from which an actor learned by their returns alone; they are not in replay
     evaluated: int = 0  # episodes at the last evaluation
     judged: int = 0  # updates at the last evaluation
+    evaluations: int = 0
     saved: int = 0  # episodes at the last save
     kept: int = 0  # updates at the last save
+    noted: int = 0  # evaluations at the last save
 
 
 class Turn(NamedTuple):
@@ -113,7 +115,8 @@ class Schedule:
     def to_save(self, minutes: float) -> bool:
         """After every so many episodes, so many minutes of learning, and at the end."""
         counters = self.counters
-        changed = (counters.saved, counters.kept) != (counters.episodes, counters.updates)
+        now = counters.episodes, counters.updates, counters.evaluations
+        changed = (counters.saved, counters.kept, counters.noted) != now
         if minutes >= self.config.save_minutes and changed:
             return True
         if self.due() > 0:

@@ -79,7 +79,7 @@ def test_stopped_at_every_turn_it_ends_the_same(tmp_path: Path, whole: Path) -> 
         no_overlap(tmp_path / "r")
     assert len(codes) > 5
     digests, learned = state(tmp_path / "r")
-    assert (digests | {"evaluated": 12, "judged": 22}, learned) == state(whole)
+    assert (digests, learned) == state(whole)
     assert runs.logged(tmp_path / "r", "evaluate/return") == runs.logged(whole, "evaluate/return")
     assert runs.logged(tmp_path / "r", "dream/") == runs.logged(whole, "dream/")
 
@@ -104,7 +104,7 @@ def test_stopped_in_the_last_evaluation_it_is_made_up_for(tmp_path: Path, whole:
     assert runs.go(tmp_path) == 0
     for _ in range(2):
         digests, learned = state(tmp_path / "r")
-        assert (digests | {"evaluated": 12, "judged": 22}, learned) == state(whole)
+        assert (digests, learned) == state(whole)
         assert runs.logged(tmp_path / "r", "evaluate/return") == runs.logged(whole, "evaluate/return")
         no_overlap(tmp_path / "r")
         assert runs.go(tmp_path) == 0

@@ -144,7 +144,17 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
             assert min(picture.size) > 50, name
     counters = {key: value for key, value in runs.digests(whole).items() if isinstance(value, int)}
     assert counters == dict(
-        env_steps=24, agent_steps=24, episodes=4, updates=13, played=0, evaluated=4, judged=13, saved=4, kept=13
+        env_steps=24,
+        agent_steps=24,
+        episodes=4,
+        updates=13,
+        played=0,
+        evaluated=4,
+        judged=13,
+        evaluations=2,
+        saved=4,
+        kept=13,
+        noted=2,
     )
 
 
@@ -153,7 +163,11 @@ def test_what_is_not_in_turn_stays_bit_for_bit_and_saves_amid_a_stage_change_not
 ) -> None:
     assert go(tmp_path, "train.save_minutes=1e-9", "train.keep=100", "train.report_every=2") == 0
     run = tmp_path / "r"
-    names = {int(name[-8:]): name for name in checkpoint.names(run / "checkpoints") if name.startswith("step-00000024")}
+    names = {
+        int(name.split("-")[2]): name
+        for name in checkpoint.names(run / "checkpoints")
+        if name.startswith("step-00000024")
+    }
     assert sorted(names) == [0, 2, 4, 5, 7, 9, 10, 11, 12, 13]
     memory = {"lstm", "output", "reward_head"}
     for first, last, model, others in (
@@ -328,7 +342,17 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
     assert run.config["env"] is None and run.spec == Run.read(whole).spec
     counters = {key: value for key, value in runs.digests(offline).items() if isinstance(value, int)}
     assert counters == dict(
-        env_steps=0, agent_steps=0, episodes=0, updates=6, played=0, evaluated=0, judged=6, saved=0, kept=6
+        env_steps=0,
+        agent_steps=0,
+        episodes=0,
+        updates=6,
+        played=0,
+        evaluated=0,
+        judged=6,
+        evaluations=2,
+        saved=0,
+        kept=6,
+        noted=2,
     )
     history = run.history()
     assert [row["updates"] for row in history if "learn/loss" in row] == [2, 3, 4, 6]
@@ -433,7 +457,7 @@ def test_a_trained_model_is_taken_and_stays(tmp_path: Path, whole: Path, dreamt:
     assert learned(dreamt, checkpoint.names(dreamt / "checkpoints")[0]) == source
     assert runs.go(tmp_path, f"model_from={whole}", stop=runs.StopAt(1), recipe=DREAMT) == 143
     at_first = checkpoint.names(tmp_path / "r" / "checkpoints")[0]
-    assert at_first == "step-00000000-00000000"
+    assert at_first == "step-00000000-00000000-0000"
     assert learned(tmp_path / "r", at_first) == source
     config, origin = Run.read(dreamt).config, Run.read(whole).config
     assert (config["env"], config["model"]) == (origin["env"], origin["model"])

@@ -1,6 +1,7 @@
 """Checkpoints that are complete or absent: written aside, synced, listed with their digests, then renamed into place.
 
-    step-<env steps>-<updates>/ model, actor, optim, rng .safetensors  state.json  MANIFEST.json (sizes, sha256, chunks)
+    step-<env steps>-<updates>-<evaluations>/  model, actor, optim, rng .safetensors, state.json,
+                                               MANIFEST.json (sizes, sha256, chunks)
 
 The newest folder whose manifest verifies is the one that loads. Nothing here is ever read with pickle.
 """

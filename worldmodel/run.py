@@ -1,7 +1,7 @@
 """A run's folder: config, metrics, checkpoints, replay, pictures. It is what one trains, resumes, evaluates and shares.
 
 config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
-checkpoints/step-<env steps>-<updates>/   replay/<digest>.npz   videos/
+checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   videos/
 """
 
 import fcntl
