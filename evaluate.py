@@ -8,6 +8,7 @@ evolved in dreams of these temperatures, in the dream and in the world (temperat
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -137,7 +138,9 @@ class Evaluation:
         except ValueError as error:
             raise ConfigError([f"--temperatures: numbers with commas between them are wanted ({error})"]) from error
         name = self.options.actor or "evolution"
-        rows = []
+        if not agents.build_actor(self.section(name), self.agent.model, self.agent.spec).learns:
+            raise ConfigError([f"--temperatures: {name} does not learn in dreams; evolution does"])
+        rows: list[dict[str, float | None]] = []
         for temperature in asked:
             agent, _ = self.acting(name, temperature=temperature)
             horizon = self.section(name).horizon
@@ -145,14 +148,10 @@ class Evaluation:
             trials, _ = self.lived(agent)
             real = [trial.score for trial in trials]
             dream, world = confidence(imagined), confidence(real)
-            rows.append(
-                {"temperature": temperature, "dream": dream[0], "dream_interval_95": dream[1], "world": world[0]}
-                | {
-                    "world_interval_95": world[1],
-                    "dream_std": float(np.std(imagined)),
-                    "world_std": float(np.std(real)),
-                }
-            )
+            rows.append({"temperature": temperature})
+            for place, (mean, interval), scores in (("dream", dream, imagined), ("world", world, real)):
+                rows[-1] |= {place: mean, f"{place}_std": float(np.std(scores))}
+                rows[-1][f"{place}_interval_95"] = None if math.isnan(interval) else interval
             console.print(f"temperature {temperature:g}: {dream[0]:.1f} in the dream, {world[0]:.1f} in the world")
         result = {
             "rows": rows,
@@ -175,9 +174,6 @@ class Evaluation:
         own = self.run.config["actor"]
         recipe = self.run.config.get("parts", {}).get(name, {})
         values = own if own["name"] == name else yaml.safe_load(files[name].read_text()) | recipe
-        unknown = [f"--temperatures: {name} does not dream at a temperature" for key in changes if key not in values]
-        if unknown:
-            raise ConfigError(unknown)
         return check({"actor": values | changes}, {"actor": "agents"})["actor"]
 
     def acting(self, name: str, **changes: Any) -> tuple[Agent, float]:
@@ -187,6 +183,8 @@ class Evaluation:
         if name == self.run.config["actor"]["name"] and not changes:
             return self.agent, 0.0
         section = self.section(name, **changes)
+        if getattr(section, "world", False):
+            section = section.model_copy(update={"world": False})  # what practises here does so in dreams
         agent = self.agent.with_actor(agents.build_actor(section, self.agent.model, self.agent.spec))
         if not agent.actor.learns:
             return agent, 0.0

@@ -145,7 +145,9 @@ class Training:
         rows = self.rows() + (sum(start.lengths) if start else resumed_rows)
         self.memory = replay.plan_memory(checked["replay"], spec, rows)
         if not self.memory.enough:
-            raise MemoryError(f"{self.memory}: lower replay.capacity or train.steps, or use smaller images")
+            raise MemoryError(
+                f"{self.memory}: lower replay.capacity, train.steps or train.seed_episodes, or use smaller images"
+            )
         longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1 if self.envs else 0
         longest = max(longest, *start.lengths) if start and start.lengths else longest
         if longest > checked["replay"].capacity:
@@ -300,7 +302,7 @@ class Training:
         if self.envs is None:
             raise ValueError("the actor learns in the real environments, but there is none: set actor.world=false")
         seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
-        with self.agent.own_randomness(number):
+        with self.agent.own_randomness(episode_seed(self.seed, PLAY, number)):
             trials, _ = rollout(self.agent.with_actor(actor).act, self.envs, seeds, explore=False, stop=self.stop)
         self.counters.played += self.steps(trials)
         return torch.tensor([trial.score for trial in trials])
@@ -357,12 +359,13 @@ class Training:
             film, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
             animation = pictures.gif(pictures.dream_frames(film))
             name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-            pictures.show(self.run.writer, name, animation, counters.env_steps)
+            for board, x in zip(self.run.writers(), (counters.env_steps, counters.updates), strict=True):
+                pictures.show(board, name, animation, x)
             (folder / f"{name}.gif").write_bytes(animation)
             values |= errors if temperature == 1 else {}
         self.log(values)
         pictures.curves(folder, self.run.history())
-        counters.evaluated, counters.judged = counters.episodes, counters.updates
+        counters.evaluated, counters.evaluated_updates = counters.episodes, counters.updates
         counters.evaluations += 1
         said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} held-out episodes"
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
@@ -373,16 +376,19 @@ class Training:
     def show(self, **newest: str) -> None:
         """A line that stays, and the bar."""
         counters, text = self.counters, ", ".join(newest.values())
-        self.bar.update(counters.env_steps, self.config.steps, **newest)
+        if counters.episodes < self.config.seed_episodes and not self.config.steps:
+            self.bar.update(counters.episodes, self.config.seed_episodes, **newest)
+        elif self.config.steps:
+            self.bar.update(counters.env_steps, self.config.steps, **newest)
         counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
         console.print(f"{counted}  {text}")
 
     # ---- what a checkpoint holds ----
 
     def save(self) -> None:
-        self.counters.saved, self.counters.kept = self.counters.episodes, self.counters.updates
+        self.counters.saved, self.counters.saved_updates = self.counters.episodes, self.counters.updates
         self.saved_at = time.monotonic()
-        self.counters.noted = self.counters.evaluations
+        self.counters.saved_evaluations = self.counters.evaluations
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(self.counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         sums = {key: float(value) for key, value in self.sums.items()}
@@ -442,6 +448,8 @@ def strict(arguments: list[str]) -> list[str]:
             lines.append(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})")
             continue
         key, equals, value = argument.partition("=")
+        if key == "explorer":
+            lines.append(f"{argument}: who collects the random episodes is chosen with actor@explorer={value}")
         group = key.partition("@")[0]  # actor@explorer=held takes a file of configs/actor for the section explorer
         choices = (
             sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml")) if group.isidentifier() else []
@@ -476,6 +484,7 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if raw["model_from"] is not None:
         source = Run.read(folder if Run.exists(folder) else Path(str(raw["model_from"]))).config
         taken = {key: source[key] for key in ("model", "env") if key not in chosen}
+        raw["parts"] = source.get("parts", {}) | raw["parts"]
         raw = laid_on(raw | taken, raw, [key for key in chosen if key.partition(".")[0] in taken])
     elif raw["data"] is not None and "env" not in chosen:
         raw["env"] = None  # recorded episodes need no environment

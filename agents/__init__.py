@@ -41,5 +41,5 @@ def load(folder: str | Path, device: str = "auto") -> Agent:
     agent = build(sections, run.spec)
     checkpoint = run.newest()
     agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
-    agent.env = run.config["env"]
+    agent.env = run.config["env"] or {}  # a run on recorded episodes has none
     return agent

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.base import Actor, Plan, Play
-from agents.imagination import watch
+from agents.imagination import starts
 from worldmodel.base import Batch, Spec, WorldModel, each, where
 from worldmodel.config import Section
 
@@ -58,7 +58,7 @@ class Agent:
         # overflow. It begins at 1, because losses are sums over pixels.
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0, enabled=self.precision == "fp16")
         self.skipped = 0  # non-finite updates since the last good one
-        self.env: dict[str, Any] = {}  # the config of the environment that it was trained in, if it was loaded
+        self.env: dict[str, Any] = {}  # the config of the environment that it was trained in; empty if there was none
 
     def with_actor(self, actor: Actor) -> "Agent":
         """Another way to act on the same world model."""
@@ -121,7 +121,7 @@ class Agent:
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         if part == "actor":
             with torch.no_grad(), self.autocast():
-                states = watch(self.model, batch)
+                states = starts(self.model, batch)
             with self.autocast():
                 return self.actor.learn(states, play)
         with self.autocast():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.imagination import Dream, dream, horizon_errors, returns, watch
+from agents.imagination import Dream, dream, horizon_errors, returns, starts
 from agents.rollout import Environments, Trial, confidence, promise_kept, rollout
 from worldmodel.base import Batch, each
 from worldmodel.replay import Episode, Replay
@@ -87,7 +87,9 @@ def dream_scores(agent: Agent, replay: Replay, rollouts: int, horizon: int, temp
     batch = replay.sample(np.random.default_rng([seed, 1 << 32]), rollouts, PRACTICE[1])
     batch = Batch(*(tensor.to(agent.device) for tensor in batch))
     with agent.own_randomness(seed), agent.autocast():
-        state = each(lambda a: a[:, -1], watch(agent.model, batch))
+        pool = each(lambda a: a[0], starts(agent.model, batch))  # (N, ...)
+        rows = torch.randint(len(pool[0]), (rollouts,)).to(agent.device)
+        state = each(lambda a: a[rows], pool)
         plan = each(lambda a: a.to(agent.device), agent.actor.initial(rollouts))
 
         def policy(state: Any) -> Tensor:

@@ -37,6 +37,14 @@ def watch(model: WorldModel, batch: Batch) -> Any:
     return stack(states)
 
 
+def starts(model: WorldModel, batch: Batch) -> Any:
+    """States (1, N, ...) from which dreams may start: all observed rows but the terminal ones, from which nothing goes
+    on, and of whose future a model has seen nothing (T26).
+    """
+    alive = ~batch.terminal.flatten()
+    return each(lambda a: a[alive][None], flatten(watch(model, batch)))
+
+
 @torch.no_grad()
 def returns(
     model: WorldModel, state: Any, policy: Callable[[Any], Tensor], horizon: int, temperature: float = 1.0

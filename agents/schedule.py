@@ -9,7 +9,7 @@ controller lived through, a round of {vision: ..., memory: ..., actor: ...}.
 import dataclasses
 from typing import NamedTuple
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from worldmodel.config import Section
 
@@ -34,7 +34,7 @@ class Config(Section):
     report_every: int = Field(ge=1)  # updates; and at the end of every stage
     eval_every: int = Field(ge=1)  # episodes
     eval_episodes: int = Field(ge=1)
-    temperatures: list[float] = Field(min_length=1)  # of the dreams that are shown
+    temperatures: list[NonNegativeFloat] = Field(min_length=1)  # of the dreams that are shown
     save_every: int = Field(ge=1)  # episodes
     save_minutes: float = Field(gt=0)  # and at least so often while it learns
     keep: int = Field(ge=2)  # checkpoints; one may be in the process of being written
@@ -50,11 +50,11 @@ class Counters:
     updates: int = 0
     played: int = 0  # env steps of episodes from which an actor learned by their returns alone; they are not in replay
     evaluated: int = 0  # episodes at the last evaluation
-    judged: int = 0  # updates at the last evaluation
+    evaluated_updates: int = 0  # updates at the last evaluation
     evaluations: int = 0
     saved: int = 0  # episodes at the last save
-    kept: int = 0  # updates at the last save
-    noted: int = 0  # evaluations at the last save
+    saved_updates: int = 0  # updates at the last save
+    saved_evaluations: int = 0  # evaluations at the last save
 
 
 class Turn(NamedTuple):
@@ -102,21 +102,21 @@ class Schedule:
     def to_evaluate(self) -> bool:
         """After every so many updates of a stage, after every so many episodes, and at the end."""
         counters = self.counters
-        if counters.updates > counters.judged:
+        if counters.updates > counters.evaluated_updates:
             _, stage, done = self.turn(counters.updates - 1)
             if stage.eval_every and (done + 1) % stage.eval_every == 0:
                 return True
         if self.due() > 0 or counters.episodes < self.config.seed_episodes:
             return False
         if self.enough():
-            return (counters.evaluated, counters.judged) != (counters.episodes, counters.updates)
+            return (counters.evaluated, counters.evaluated_updates) != (counters.episodes, counters.updates)
         return counters.episodes - counters.evaluated >= self.config.eval_every
 
     def to_save(self, minutes: float) -> bool:
         """After every so many episodes, so many minutes of learning, and at the end."""
         counters = self.counters
         now = counters.episodes, counters.updates, counters.evaluations
-        changed = (counters.saved, counters.kept, counters.noted) != now
+        changed = (counters.saved, counters.saved_updates, counters.saved_evaluations) != now
         if minutes >= self.config.save_minutes and changed:
             return True
         if self.due() > 0:

@@ -157,7 +157,10 @@ def test_mistakes_are_named(
     for words, wanted in (
         (("--actor", "cem,mppi"), "several actors are compared: add --compare"),
         (("--temperatures", "1,x"), "error: --temperatures: numbers with commas between them are wanted"),
-        (("--temperatures", "1", "--actor", "cem"), "error: --temperatures: cem does not dream at a temperature"),
+        (
+            ("--temperatures", "1", "--actor", "cem"),
+            "error: --temperatures: cem does not learn in dreams; evolution does",
+        ),
         (("--compare", "--actor", "cem,shoting"), "error: --actor: 'shoting' is not one of"),
     ):
         code, message = refused(monkeypatch, capsys, trained, *words)

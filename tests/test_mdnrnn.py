@@ -644,7 +644,9 @@ def test_continuing_is_learned_as_one_minus_terminal_and_deaths_weigh_more() -> 
     model = make(continue_weight=2.0, terminal_weight=10.0)
     _, states, metrics = seeded(model, data)
     total = 0.0
-    for goes_on, terminal in zip(model.continues(flatten(states)).tolist(), data.terminal.flatten().tolist()):
+    for likely, terminal in zip(model.continues(flatten(states)).tolist(), data.terminal.flatten().tolist()):
+        odds = likely / (1 - likely) / 10  # as learned from deaths that weigh tenfold; `continues` takes that out again
+        goes_on = odds / (1 + odds)
         total -= 10 * math.log(1 - goes_on) if terminal else math.log(goes_on)
     assert 0 < data.terminal.sum() < 18
     assert metrics["loss_continue"].item() == pytest.approx(2 * total / 18, rel=1e-5)

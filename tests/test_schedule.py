@@ -74,10 +74,10 @@ def live(setting: Config, counters: Counters, count: int, given: bool, minutes: 
     for _ in range(10_000):
         if schedule.to_evaluate():
             yield f"evaluate {counters.episodes} {counters.updates}"
-            counters.evaluated, counters.judged = counters.episodes, counters.updates
+            counters.evaluated, counters.evaluated_updates = counters.episodes, counters.updates
         elif schedule.to_save(minutes):
             yield f"save {counters.episodes} {counters.updates}"
-            counters.saved, counters.kept = counters.episodes, counters.updates
+            counters.saved, counters.saved_updates = counters.episodes, counters.updates
         elif schedule.due() > 0:
             part, _, done = schedule.turn()
             chunk = schedule.chunk()
@@ -222,8 +222,8 @@ def test_so_many_minutes_save_once() -> None:
     assert not plan(setting, episodes=2, updates=4).to_save(9.9)
     assert plan(setting, episodes=2, updates=4).to_save(10)
     assert plan(setting, episodes=1, saved=0).to_save(10)
-    assert not plan(setting, episodes=2, updates=4, saved=2, kept=4).to_save(99)  # there is nothing new
-    assert plan(setting, episodes=2, updates=4, saved=2, kept=3).to_save(99)
+    assert not plan(setting, episodes=2, updates=4, saved=2, saved_updates=4).to_save(99)  # there is nothing new
+    assert plan(setting, episodes=2, updates=4, saved=2, saved_updates=3).to_save(99)
     assert not plan(setting).to_save(99)
 
 
@@ -257,13 +257,20 @@ def interrupted(setting: Config, count: int, given: bool) -> None:
     for number, word in enumerate(live(setting, counters, count, given)):
         if word.startswith("report"):
             continue  # it belongs to the update before it
-        stopped = dataclasses.replace(counters, saved=counters.episodes, kept=counters.updates)
+        stopped = dataclasses.replace(
+            counters, saved=counters.episodes, saved_updates=counters.updates, saved_evaluations=counters.evaluations
+        )
         rest = list(live(setting, stopped, count, given))
         assert without_saves(rest) == without_saves(undisturbed[number:]), (setting, word)
         killed = list(live(setting, dataclasses.replace(saved), count, given))
         assert killed == undisturbed[since:], (setting, word)
         if word.startswith("save"):
-            saved = dataclasses.replace(counters, saved=counters.episodes, kept=counters.updates)
+            saved = dataclasses.replace(
+                counters,
+                saved=counters.episodes,
+                saved_updates=counters.updates,
+                saved_evaluations=counters.evaluations,
+            )
             since = number + 1
 
 

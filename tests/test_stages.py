@@ -56,7 +56,7 @@ def state(run: Path) -> tuple[dict[str, Any], list[Any]]:
     """All that the newest checkpoint holds, and all that was logged, but times. What was evaluated last stands in the
     log: a run that was stopped in its last evaluation is not saved again.
     """
-    found = {key: value for key, value in runs.digests(run).items() if key not in ("evaluated", "judged")}
+    found = {key: value for key, value in runs.digests(run).items() if key not in ("evaluated", "evaluated_updates")}
     return found, [point for prefix in SAME for point in runs.logged(run, prefix)]
 
 
@@ -150,11 +150,11 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
         updates=13,
         played=0,
         evaluated=4,
-        judged=13,
+        evaluated_updates=13,
         evaluations=2,
         saved=4,
-        kept=13,
-        noted=2,
+        saved_updates=13,
+        saved_evaluations=2,
     )
 
 
@@ -205,7 +205,13 @@ def test_more_rounds_follow_what_the_controller_collects(
     assert go(tmp_path, *words) == 0
     assert acted == [("Brownian", True)] * 4 + [("Evolution", True)] * 3
     found = runs.digests(tmp_path / "r")
-    assert [found[name] for name in ("env_steps", "episodes", "updates", "evaluated", "judged")] == [42, 7, 26, 7, 26]
+    assert [found[name] for name in ("env_steps", "episodes", "updates", "evaluated", "evaluated_updates")] == [
+        42,
+        7,
+        26,
+        7,
+        26,
+    ]
     assert [step for step, *_ in runs.logged(tmp_path / "r", "vision/loss_kl")] == [24, 42]
     assert [value for *_, value in runs.logged(tmp_path / "r", "learn/generation")] == [1, 2, 3, 4, 5, 6, 7, 8]
     pieces = in_pieces(lambda stop: go(tmp_path / "again", *words, stop=stop), 13)
@@ -239,7 +245,7 @@ def test_stopped_in_any_stage_it_ends_the_same(tmp_path: Path, whole: Path, unse
     assert go(tmp_path, stop=runs.StopAt(question)) == 143
     found = runs.digests(tmp_path / "r")
     assert found["updates"] == {27: 2, 32: 7, 35: 10, 39: 11, 47: 13}[question]
-    assert found["judged"] == (11 if question == 47 else 0)
+    assert found["evaluated_updates"] == (11 if question == 47 else 0)
     assert go(tmp_path) == 0
     assert state(tmp_path / "r") == state(whole)
 
@@ -348,11 +354,11 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
         updates=6,
         played=0,
         evaluated=0,
-        judged=6,
+        evaluated_updates=6,
         evaluations=2,
         saved=0,
-        kept=6,
-        noted=2,
+        saved_updates=6,
+        saved_evaluations=2,
     )
     history = run.history()
     assert [row["updates"] for row in history if "learn/loss" in row] == [2, 3, 4, 6]

@@ -25,6 +25,7 @@ from worldmodel.base import Batch, Spec, WorldModel, stack
 from worldmodel.config import ModelConfig
 from worldmodel.networks import Decoder, Encoder, LSTMCell, encoded_length, glorot, mlp
 
+PIECE = 1024  # images that are encoded at once where no gradient is wanted
 LOG_STD = (-7.0, 7.0)  # of codes and mixtures: a component that shrinks onto one point would be infinitely likely (T14)
 
 
@@ -131,7 +132,9 @@ class MDNRNN(WorldModel):
     def continues(self, state: State) -> Tensor:
         if not self.config.continue_weight:
             return state.z.new_ones(state.z.shape[:-1])
-        return F.linear(state.hidden, self.output.weight[-1:], self.output.bias[-1:]).squeeze(-1).float().sigmoid()
+        logit = F.linear(state.hidden, self.output.weight[-1:], self.output.bias[-1:]).squeeze(-1).float()
+        # A weight on terminal rows multiplies the odds of death that are learned by it: the true ones are wanted here.
+        return (logit + math.log(self.config.terminal_weight)).sigmoid()
 
     def decode(self, state: State) -> Tensor:
         return self.vision.decode(state.z)
@@ -163,10 +166,12 @@ class MDNRNN(WorldModel):
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         learn = torch.is_grad_enabled()
-        image = preprocess(batch.image)  # (B, T, C, Y, X)
+        images = batch.image.flatten(0, 1)  # (N, C, Y, X)
         with torch.set_grad_enabled(learn and part != "memory"):
-            mean, std = self.vision.encode(image.flatten(0, 1))  # (N, Z)
-            z = latents.sample(mean, std)
+            # Where V does not learn nothing is kept of its layers, if only the images come in pieces.
+            pieces = images.split(PIECE if part == "memory" else len(images))
+            mean, std = map(torch.cat, zip(*(self.vision.encode(preprocess(piece)) for piece in pieces), strict=True))
+            z = latents.sample(mean, std)  # (N, Z)
         codes = z.detach().unflatten(0, batch.reward.shape)  # (B, T, Z): M's loss does not reach V
         with torch.set_grad_enabled(learn and part != "vision"):
             states = self.scan(codes, batch)  # (B, T, ...)
@@ -175,7 +180,7 @@ class MDNRNN(WorldModel):
         if part != "memory":
             zero = torch.zeros((), device=mean.device)
             divergence = latents.kl(mean, std, zero, zero + 1)  # (N,)
-            error = (self.vision.decode(z) - image.flatten(0, 1)).square().sum((1, 2, 3))
+            error = (self.vision.decode(z) - preprocess(images)).square().sum((1, 2, 3))
             losses["image"] = self.config.image_weight * error.mean()
             losses["kl"] = divergence.clamp(min=self.config.free_nats * self.config.latent).mean()
             metrics["kl"] = divergence.mean()

@@ -62,7 +62,8 @@ def show(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
 
 def curves(folder: Path, history: Sequence[dict[str, float]]) -> None:
     """All that a run's history can be drawn as, into its folder: curve.png, losses.png and generations.png."""
-    curve(folder / "curve.png", history, folder.name)
+    if any(name.endswith("/return") for row in history for name in row):
+        curve(folder / "curve.png", history, folder.name)
     losses(folder / "losses.png", history, folder.name)
     if any("learn/population_best" in row for row in history):
         generations(folder / "generations.png", history, folder.name)
@@ -101,8 +102,6 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     updates, if the run learned without collecting in between.
     """
     evaluated = [row for row in history if "evaluate/return" in row]
-    if not evaluated and not any("collect/return" in row for row in history):
-        return  # a run without an environment
     x = "updates" if len(evaluated) > 1 and len({row["step"] for row in evaluated}) == 1 else "step"
     sheet = figure(7, 4)
     axes = sheet.add_subplot()
@@ -134,16 +133,14 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     sheet.savefig(path)
 
 
-def temperatures(path: Path, rows: Sequence[dict[str, float]], title: str) -> None:
+def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Scores over the dream's temperature, in the dream and in the world, with their 95 % intervals."""
     sheet = figure(6, 4)
     axes = sheet.add_subplot()
     x = [row["temperature"] for row in rows]
     for place, label, colour in (("dream", "in the dream", "C1"), ("world", "in the world", "C0")):
-        axes.errorbar(
-            x, [row[place] for row in rows], [row[f"{place}_interval_95"] for row in rows], label=label, color=colour,
-            marker="o", capsize=3,
-        )  # fmt: skip
+        spread = [row[f"{place}_interval_95"] or 0 for row in rows]
+        axes.errorbar(x, [row[place] for row in rows], spread, label=label, color=colour, marker="o", capsize=3)
     axes.set(xlabel="temperature of the dream in which the controller was evolved", ylabel="return", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -138,11 +138,11 @@ class Replay:
         for chunk in chunks:
             try:
                 self.add(read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec))
+                self.unsaved.clear()  # at once: it would hold everything a second time
             except DamagedChunk as error:
                 if skip is None:
                     raise
                 skip(f"left out: {error}")
-        self.unsaved.clear()
 
 
 def write_chunk(path: Path, episode: Episode) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: config, metrics, checkpoints, replay, pictures. It is what one trains, resumes, evaluates and shares.
 
 config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
-checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   videos/
+checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   held_out/   videos/   by_updates/
 """
 
 import fcntl
@@ -180,9 +180,7 @@ class Run:
         """One line in metrics.jsonl and two points per value in TensorBoard: at an env step, and at an update."""
         with self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "updates": updates, **values}) + "\n")
-        if not self.boards:
-            self.open()
-        for board, x in zip(self.boards, (step, updates), strict=True):
+        for board, x in zip(self.writers(), (step, updates), strict=True):
             for name, value in values.items():
                 board.add_scalar(name, value, x)
 
@@ -190,12 +188,11 @@ class Run:
         """All that was logged."""
         return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
 
-    @property
-    def writer(self) -> SummaryWriter:
-        """TensorBoard's file of what is drawn over env steps."""
+    def writers(self) -> list[SummaryWriter]:
+        """TensorBoard's files: what is drawn over env steps, and over updates."""
         if not self.boards:
             self.open()
-        return self.boards[0]
+        return self.boards
 
 
 def replace(path: Path, text: str) -> None:
