@@ -11,9 +11,9 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import hydra
 import numpy as np
@@ -31,11 +31,11 @@ from agents import agent, evaluation, schedule
 from agents.base import Actor
 from agents.rollout import Interrupted, Trial, episode_seed, rollout
 from agents.schedule import Counters, Schedule
-from worldmodel import config as configs
-from worldmodel import pictures, recorded, replay
+from worldmodel import pictures, recipe, recorded, replay
 from worldmodel.base import Spec
 from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest
 from worldmodel.display import Bar, Stop, console
+from worldmodel.given import Given, given
 from worldmodel.replay import Episode, Replay
 from worldmodel.run import Run, RunError, differences
 
@@ -64,17 +64,7 @@ class Top(Section):
     @field_validator("parts")
     @classmethod
     def known(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        rooms = {name: room for room in ("worldmodel", "agents", "envs") for name in configs.parts(room)}
-        for name, given in values.items():
-            if name not in rooms:
-                raise ValueError(f"there is no part {name!r}{nearest(name, rooms)}")
-            if rooms[name] == "envs":
-                continue  # to know their keys simulators would have to be imported, which takes seconds
-            keys = configs.part(rooms[name], name).Config.model_fields
-            for key in given:
-                if key not in keys:
-                    raise ValueError(f"{name} has no key {key!r}{nearest(key, keys)}")
-        return values
+        return recipe.known(values)
 
 
 KINDS: Kinds = {
@@ -88,35 +78,6 @@ KINDS: Kinds = {
 }
 
 
-class Given(NamedTuple):
-    """What a run starts from, if not from nothing: recorded episodes, or another run's and its trained model."""
-
-    spec: Spec
-    lengths: list[int]  # rows of the episodes
-    episodes: Iterable[Episode]
-    model: dict[str, torch.Tensor] | None
-
-
-def given(top: Top) -> Given | None:
-    """What the config names as a start. Errors: RunError, RecordedError."""
-    start = None
-    if top.data is not None:
-        try:
-            episodes = recorded.read(Path(top.data))
-        except recorded.RecordedError as error:
-            raise recorded.RecordedError(f"data: {error}") from error
-        start = Given(episodes.spec, episodes.lengths, episodes, None)
-    if top.model_from is not None:
-        run = Run.read(Path(top.model_from))
-        trained = run.newest()
-        if start and start.spec != run.spec:
-            raise RunError(f"{top.data} holds {start.spec}, but {top.model_from} was trained on {run.spec}")
-        lengths = [chunk.rows for chunk in trained.chunks]
-        start = start or Given(run.spec, lengths, run.episodes(trained), None)
-        start = start._replace(model=trained.tensors("model"))
-    return start
-
-
 class Training:
     """A run in progress."""
 
@@ -124,7 +85,11 @@ class Training:
         self.config, self.seed, self.stop = checked["train"], checked["top"].seed, stop
         self.salvage = checked["top"].salvage
         resumed = Run.exists(folder)
-        start = None if resumed and any((folder / "checkpoints").glob("step-*")) else given(checked["top"])
+        start = (
+            None
+            if resumed and any((folder / "checkpoints").glob("step-*"))
+            else given(checked["top"].data, checked["top"].model_from)
+        )
         self.envs = envs.vector(checked["env"]) if "env" in checked else None
         spec = Spec(self.envs.image, self.envs.action, self.envs.discrete) if self.envs else None
         if start and spec not in (None, start.spec):
@@ -472,8 +437,9 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     task = [str(override).lstrip("+") for override in overrides]  # type: ignore[union-attr]
     try:
-        fit(composed, [override.partition("=")[0] for override in task])
-        raw: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
+        recipe.fit(plain, HydraConfig.get().runtime.choices["env"], [override.partition("=")[0] for override in task])
+        raw: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
     words = [override for override in task if not override.startswith(("run=", "runs=", "exp=", "salvage="))]
@@ -485,14 +451,14 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         source = Run.read(folder if Run.exists(folder) else Path(str(raw["model_from"]))).config
         taken = {key: source[key] for key in ("model", "env") if key not in chosen}
         raw["parts"] = source.get("parts", {}) | raw["parts"]
-        raw = laid_on(raw | taken, raw, [key for key in chosen if key.partition(".")[0] in taken])
+        raw = recipe.laid_on(raw | taken, raw, [key for key in chosen if key.partition(".")[0] in taken])
     elif raw["data"] is not None and "env" not in chosen:
         raw["env"] = None  # recorded episodes need no environment
     if Run.exists(folder):
         stored = Run.read(folder).config
         if not any(override.startswith("exp=") for override in task):
             keys = [word.partition("=")[0].rpartition("@")[2] for word in [*words, "run=", "runs=", "salvage="]]
-            raw = laid_on(stored, raw, keys)  # actor@explorer=held changed the section explorer
+            raw = recipe.laid_on(stored, raw, keys)  # actor@explorer=held changed the section explorer
         changed = [
             f"{path}: the run has {old!r}, you ask for {new!r}"
             for path, old, new in differences(stored, raw)
@@ -506,49 +472,6 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     absent = {"env"} if raw["env"] is None else set()
     kinds = {key: kind for key, kind in KINDS.items() if key not in absent}
     return raw, check({key: value for key, value in raw.items() if key not in absent}, kinds, Top)
-
-
-def fit(composed: DictConfig, given: list[str]) -> None:
-    """Lay on what the recipe says of the chosen environment (its section `worlds`, by the name of the file in
-    configs/env/) and of the chosen parts (`parts`, by their names), except where the command line said otherwise.
-    """
-    OmegaConf.set_struct(composed, False)
-    worlds, parts = (
-        composed.pop(key) if isinstance(composed.get(key), DictConfig) else OmegaConf.create()
-        for key in ("worlds", "parts")
-    )
-    elsewhere = (composed.get("data") or composed.get("model_from")) and "env" not in given  # not the recipe's own
-    world = (not elsewhere and worlds.get(HydraConfig.get().runtime.choices["env"])) or OmegaConf.create()
-    composed.parts = parts = OmegaConf.merge(parts, world.pop("parts", {}))  # evaluate.py gives other actors theirs
-    if "actor@explorer" in given:
-        world.pop("explorer", None)
-    lay(composed, world, given)
-    for section in ("env", "model", "actor"):
-        if isinstance(composed.get(section), DictConfig):
-            lay(composed[section], parts.get(composed[section].get("name")) or {}, given, f"{section}.")
-
-
-def lay(target: DictConfig, values: Any, given: list[str], path: str = "") -> None:
-    """Write values into a config, key by key, except those that the command line gave."""
-    if "name" in values and values.name != target.get("name"):  # another part: nothing of the old one's is meant for it
-        for key in [str(key) for key in target]:
-            if f"{path}{key}" not in given:
-                del target[key]
-    for key, value in values.items():
-        if f"{path}{key}" in given and (path or not isinstance(value, DictConfig)):
-            continue  # at the top env=... does not give a section but names a file, on which values are laid
-        if isinstance(value, DictConfig) and isinstance(target.get(key), DictConfig):
-            lay(target[key], value, given, f"{path}{key}.")
-        else:
-            target[key] = value
-
-
-def laid_on(stored: dict[str, Any], composed: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """The stored config with the composed values of some dotted keys."""
-    result = OmegaConf.create(stored)
-    for key in keys:
-        OmegaConf.update(result, key, OmegaConf.select(OmegaConf.create(composed), key), merge=False, force_add=True)
-    return OmegaConf.to_container(result)  # type: ignore[return-value]
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
