@@ -97,7 +97,8 @@ class Agent:
         memory = memory or fresh
         with self.autocast():
             pixels = torch.from_numpy(image).to(self.device)
-            state = self.model.observe(memory.state, memory.action, pixels, starts)
+            blind = self.actor.blind
+            state = memory.state if blind else self.model.observe(memory.state, memory.action, pixels, starts)
             action, plan = self.actor.act(state, where(starts, fresh.plan, memory.plan), explore)
         return action.float().cpu().numpy(), Memory(state, action, plan)
 

@@ -27,6 +27,7 @@ class Actor(nn.Module, ABC):
     """A planner, or a controller learned in imagination. Its memory is passed, never hidden."""
 
     model: WorldModel
+    blind: bool = False  # acts whatever the state is; the model then need not look at the images, which takes time
 
     def __init__(self, model: WorldModel, spec: Spec) -> None:
         super().__init__()

@@ -28,6 +28,8 @@ def build(config: Config, model: WorldModel, spec: Spec) -> "Brownian":
 
 
 class Brownian(Actor):
+    blind = True
+
     """Its plan is one row: where the walk is, NaN before the first step. Unless discrete, that is the last action."""
 
     def __init__(self, config: Config, model: WorldModel, spec: Spec) -> None:

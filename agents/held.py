@@ -31,6 +31,8 @@ def build(config: Config, model: WorldModel, spec: Spec) -> "Held":
 
 
 class Held(Actor):
+    blind = True
+
     """Its plan is the held action, once for every step that it still lasts; NaN marks the steps that are left open."""
 
     def __init__(self, config: Config, model: WorldModel, spec: Spec) -> None:

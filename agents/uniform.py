@@ -19,6 +19,8 @@ def build(config: Config, model: WorldModel, spec: Spec) -> "Uniform":
 
 
 class Uniform(Actor):
+    blind = True
+
     def initial(self, n: int) -> Plan:
         return Plan(torch.zeros(n, 0, self.spec.action), torch.full((n,), torch.nan))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from agents import cem
 from agents.agent import PATIENCE, Agent, Diverged, choose_precision
+from agents.imagination import starts, watch
 from agents.uniform import Uniform
-from worldmodel.base import Spec
+from worldmodel.base import Spec, flatten
 
 CEM = dict(name="cem", horizon=3, iterations=2, candidates=12, elites=4, init_std=1.0, min_std=0.1, momentum=0.0)
 NAN, INFINITE = float("nan"), float("inf")
@@ -225,6 +226,18 @@ def test_first_resets_a_row_exactly_and_no_other() -> None:
     assert torch.equal(after.plan.actions[1], old.plan.actions[1])
     assert not np.array_equal(going[0], fresh[0])  # or nothing was shown
     assert np.array_equal(going, same_as_going)
+
+
+def test_dreams_start_in_every_row_but_the_terminal_ones() -> None:
+    model, data = tiny.model(), tiny.batch(4, 6)
+    assert 0 < data.terminal.sum() < 24
+    torch.manual_seed(1)
+    seen = flatten(watch(model, data))
+    torch.manual_seed(1)
+    states = starts(model, data)
+    assert all(a.shape[0] == 1 for a in states)
+    for whole, part in zip(seen, states, strict=True):
+        assert torch.equal(whole[~data.terminal.flatten()], part[0])
 
 
 def test_own_randomness_is_its_own_and_leaves_the_other_as_it_was() -> None:

@@ -97,6 +97,21 @@ def test_a_row_does_not_see_its_neighbours(name: str, spec: Spec) -> None:
 
 @every
 @both
+def test_a_blind_actor_needs_no_look_and_says_so_truly(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, looks = make(name, spec), []
+    right = agent.model.observe
+    monkeypatch.setattr(agent.model, "observe", lambda *given: looks.append(1) or right(*given))
+    image = tiny.batch(N, 1, spec).image[:, 0].numpy()
+    _, memory = agent.act(None, image)
+    agent.act(memory, image)
+    assert len(looks) == (0 if agent.actor.blind else 2)
+    here, there = (each(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
+    one, other = (act(agent.actor, state, agent.actor.initial(N), True)[0] for state in (here, there))
+    assert torch.equal(one, other) or not agent.actor.blind
+
+
+@every
+@both
 def test_the_actors_parameters_are_not_the_models(name: str, spec: Spec) -> None:
     agent = make(name, spec)
     owned = {id(parameter) for parameter in agent.model.parameters()}

@@ -652,6 +652,43 @@ def test_continuing_is_learned_as_one_minus_terminal_and_deaths_weigh_more() -> 
     assert metrics["loss_continue"].item() == pytest.approx(2 * total / 18, rel=1e-5)
 
 
+def test_a_weight_on_deaths_does_not_make_them_likelier() -> None:
+    """Learned to the end on rows of which one in twenty is terminal, `continues` says 0.95 whatever the weight."""
+    for weight in (1.0, 10.0):
+        model, data = make(continue_weight=1.0, terminal_weight=weight), tiny.batch(4, 5)
+        rare = data._replace(terminal=torch.arange(20).view(4, 5) == 7, image=torch.zeros_like(data.image))
+        rare = rare._replace(action=torch.zeros_like(rare.action))
+        with torch.no_grad():
+            model.output.weight[-1] = 0  # nothing tells the rows apart
+        optimizer = torch.optim.Adam([model.output.bias], 0.05)
+        for _ in range(300):
+            optimizer.zero_grad()
+            model.loss(rare, "memory")[2]["loss_continue"].backward()
+            optimizer.step()
+        assert model.continues(model.initial(1)).item() == pytest.approx(0.95, abs=0.005)
+
+
+def test_images_are_encoded_in_pieces_where_v_is_frozen_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = make(), tiny.batch(3, 6)
+    _, states, metrics = seeded(model, data, "memory")
+    sizes: list[int] = []
+    right = model.vision.encode
+
+    def encode(image: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(image))
+        return right(image)
+
+    monkeypatch.setattr(mdnrnn, "PIECE", 5)
+    monkeypatch.setattr(model.vision, "encode", encode)
+    _, others, again = seeded(model, data, "memory")
+    assert sizes == [5, 5, 5, 3]
+    torch.testing.assert_close(states.z, others.z)
+    torch.testing.assert_close(metrics["loss_latent"], again["loss_latent"])
+    sizes.clear()
+    seeded(model, data, "vision")
+    assert sizes == [18]
+
+
 def test_continuing_is_read_from_h_alone_and_is_certain_without_its_head() -> None:
     model = make(continue_weight=1.0)
     states = flatten(walk(model, tiny.batch()))

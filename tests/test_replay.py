@@ -157,6 +157,23 @@ def saved(folder: Path, actions: int = 3) -> tuple[Path, Chunk, Episode]:
     return folder / f"{chunk.digest}.npz", chunk, episode
 
 
+def test_while_it_is_loaded_no_episode_is_held_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make(100)
+    for number in range(4):
+        first.add(numbered(number, 5))
+    chunks = first.save(tmp_path)
+    again, held = make(100), []
+    right = again.add
+
+    def add(episode: Episode) -> None:
+        held.append(len(again.unsaved))
+        right(episode)
+
+    monkeypatch.setattr(again, "add", add)
+    again.load(tmp_path, chunks)
+    assert held == [0, 0, 0, 0] and not again.unsaved
+
+
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     ring, copy = make(), make()
     for number, actions in enumerate((4, 9, 1, 5, 6)):
