@@ -11,7 +11,7 @@ from worldmodel.config import ROOT
 from worldmodel.display import Stop
 
 SHORT = (  # noqa: SIM905
-    "env.time_limit=16 train.steps=17 train.seed_episodes=1 train.learn.model.updates=1 train.eval_episodes=1 "
+    "env.time_limit=8 train.steps=9 train.seed_episodes=1 train.eval_episodes=1 "
     "replay.batch=2 replay.length=6 agent.device=cpu agent.threads=1"
 ).split()
 
@@ -28,7 +28,16 @@ def files(group: str) -> list[str]:
     ids=" ".join,
 )
 def test_it_runs(words: list[str], tmp_path: Path) -> None:
-    train.run(*runs.composed(*words, *SHORT, "run=r", f"runs={tmp_path}"), Stop())
+    raw, _ = runs.composed(*words, *SHORT, "run=r", f"runs={tmp_path}")
+    little = [
+        f"train.learn.{stage}.{key}={value}"
+        for stage, was in raw["train"]["learn"].items()
+        for key, value in {"updates": 1, "batch": 2, "length": 6}.items()
+        if key in was
+    ]
+    if raw["actor"]["name"] == "evolution":
+        little += ["actor.population=4", "actor.rollouts=2", "actor.horizon=3", "actor.judge_rollouts=2"]
+    train.run(*runs.composed(*words, *SHORT, *little, "run=r", f"runs={tmp_path}"), Stop())
     newest = checkpoint.verify(tmp_path / "r/checkpoints" / checkpoint.names(tmp_path / "r/checkpoints")[0])
     assert newest.state["counters"]["updates"] >= 1
     assert (tmp_path / "r/dream.gif").exists() and (tmp_path / "r/curve.png").exists()
