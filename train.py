@@ -168,6 +168,14 @@ class Training:
             )
         if self.envs is None and "actor" in self.config.learn and getattr(actor, "world", False):
             lines.append("actor.world: there is no environment to play in: choose one, env=..., or actor.world=false")
+        stage = self.config.learn.get("actor")
+        if stage and stage.updates and not self.agent.actor.learns:
+            lines.append(
+                f"train.learn.actor: {actor.name} has nothing to learn: choose actor=evolution, or set "
+                "train.learn.actor.updates=0"
+            )
+        if stage and stage.learning_rate:
+            lines.append("train.learn.actor.learning_rate: an actor has its own settings, actor.*: leave it out")
         if not begun and self.config.steps + self.config.seed_episodes == 0:
             lines.append(
                 "train.seed_episodes: there is nothing to learn from: collect episodes, or name some by data=..., or a "

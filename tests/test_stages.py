@@ -537,6 +537,14 @@ MISTAKES = {
         runs.TINY, ["train.learn.vision.updates=3"], 2,
         ["train.learn.vision: this model has no part of that name; it has model, actor"],
     ),
+    "an actor with nothing to learn": (
+        runs.TINY, ["train.learn.actor.updates=3"], 2,
+        ["train.learn.actor: cem has nothing to learn: choose actor=evolution, or set train.learn.actor.updates=0"],
+    ),
+    "a learning rate for an actor": (
+        STAGED, ["train.learn.actor.learning_rate=0.1"], 2,
+        ["train.learn.actor.learning_rate: an actor has its own settings, actor.*: leave it out"],
+    ),
     "a stage without updates": (STAGED, ["train.learn.model.batch=3"], 2, ["train.learn.model.updates: missing"]),
     "no data": (OFFLINE, ["data=EMPTY"], 1, ["data", "EMPTY holds no recorded episodes"]),
     "no data folder": (OFFLINE, ["data=NOWHERE"], 1, ["data", "there is no folder NOWHERE"]),
