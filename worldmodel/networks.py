@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 STRIDE = 2
 ENCODER_KERNEL = 4
+FEW = 4  # channels
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -110,14 +111,47 @@ class Decoder(nn.Module):
 
 
 def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
-    """A transposed convolution. From a single pixel it is a matrix product, which is ten times faster as one."""
+    """A transposed convolution. From a single pixel it is a matrix product, which is ten times faster as one; to few
+    channels on a processor an ordinary convolution, which is four times faster forwards.
+    """
     assert isinstance(layer, nn.ConvTranspose2d) and layer.bias is not None
+    weight, bias = layer.weight, layer.bias
     if image.shape[2:] == (1, 1):
-        patch = F.linear(image.flatten(1), layer.weight.flatten(1).t()).unflatten(1, layer.weight.shape[1:])
-        image = patch + layer.bias[:, None, None]
+        patch = F.linear(image.flatten(1), weight.flatten(1).t()).unflatten(1, weight.shape[1:])
+        image = patch + bias[:, None, None]
+    elif image.device.type == "cpu" and layer.out_channels <= FEW and weight.shape[2] % STRIDE == 0:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+        image = Shuffled.apply(image.to(dtype), weight.to(dtype), bias.to(dtype))
     else:
         image = layer(image)
     return image.contiguous(memory_format=torch.channels_last)
+
+
+class Shuffled(torch.autograd.Function):
+    """A transposed convolution of stride 2 and even kernel as a convolution that computes the 2x2 pixels of every cell
+    as channels, and then lays them out:
+
+        out[2y + p, 2x + q] = sum over i, j of image[y - i, x - j] weight[2i + p, 2j + q] + bias
+
+    Backwards the transposed convolution's own gradient is the faster one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(image, weight)
+        half = weight.shape[2] // STRIDE
+        cells = rearrange(weight, "there here (i p) (j q) -> (here p q) there i j", p=STRIDE, q=STRIDE).flip(2, 3)
+        fours = F.conv2d(image, cells, bias.repeat_interleave(STRIDE**2), padding=half - 1)
+        return F.pixel_shuffle(fours, STRIDE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        image, weight = ctx.saved_tensors
+        stride, none, one = [STRIDE] * 2, [0, 0], [1, 1]
+        result: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+            gradient, image, weight, [weight.shape[1]], stride, none, one, True, none, 1, [True, True, True]
+        )
+        return result
 
 
 class GRUCell(nn.Module):
