@@ -171,3 +171,11 @@ def test_without_common_noise_the_stream_of_random_numbers_is_torchs() -> None:
     noise = torch.randn_like(mean)
     torch.manual_seed(3)
     torch.testing.assert_close(latents.sample(mean, std), mean + std * noise)
+
+
+def test_squares_are_summed_over_a_row_and_averaged_over_rows() -> None:
+    target, mean = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5, requires_grad=True)
+    got, wanted = latents.squares(target, mean), (target - mean).square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(one, mean)[0] for one in (got, wanted)))
+    torch.testing.assert_close(0.5 * got, latents.unit_nll(target, mean).sum((1, 2, 3)).mean())

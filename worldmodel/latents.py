@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 copies = 1  # set by common_noise
@@ -62,6 +63,13 @@ def kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tens
 def entropy(std: Tensor) -> Tensor:
     """H = sum log std + (1 + log 2 pi) / 2 in nats, (..., S) -> (...)."""
     return (std.log() + 0.5 * (1 + math.log(2 * math.pi))).sum(-1)
+
+
+def squares(target: Tensor, mean: Tensor) -> Tensor:
+    """The sum of squares of a row's differences, averaged over rows, (): in one pass over pictures forwards, and in one
+    backwards.
+    """
+    return F.mse_loss(mean, target, reduction="sum") / len(target)
 
 
 def unit_nll(target: Tensor, mean: Tensor) -> Tensor:

@@ -180,8 +180,7 @@ class MDNRNN(WorldModel):
         if part != "memory":
             zero = torch.zeros((), device=mean.device)
             divergence = latents.kl(mean, std, zero, zero + 1)  # (N,)
-            error = (self.vision.decode(z) - preprocess(images)).square().sum((1, 2, 3))
-            losses["image"] = self.config.image_weight * error.mean()
+            losses["image"] = self.config.image_weight * latents.squares(preprocess(images), self.vision.decode(z))
             losses["kl"] = divergence.clamp(min=self.config.free_nats * self.config.latent).mean()
             metrics["kl"] = divergence.mean()
         if part != "vision":

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 STRIDE = 2
 ENCODER_KERNEL = 4
-FEW = 4  # channels
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -111,15 +110,15 @@ class Decoder(nn.Module):
 
 
 def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
-    """A transposed convolution. From a single pixel it is a matrix product, which is ten times faster as one; to few
-    channels on a processor an ordinary convolution, which is four times faster forwards.
+    """A transposed convolution. From a single pixel it is a matrix product, which is ten times faster as one; on a
+    processor an ordinary convolution, which is five times faster forwards.
     """
     assert isinstance(layer, nn.ConvTranspose2d) and layer.bias is not None
     weight, bias = layer.weight, layer.bias
     if image.shape[2:] == (1, 1):
         patch = F.linear(image.flatten(1), weight.flatten(1).t()).unflatten(1, weight.shape[1:])
         image = patch + bias[:, None, None]
-    elif image.device.type == "cpu" and layer.out_channels <= FEW and weight.shape[2] % STRIDE == 0:
+    elif image.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
         image = Shuffled.apply(image.to(dtype), weight.to(dtype), bias.to(dtype))
     else:
@@ -128,30 +127,37 @@ def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
 
 
 class Shuffled(torch.autograd.Function):
-    """A transposed convolution of stride 2 and even kernel as a convolution that computes the 2x2 pixels of every cell
-    as channels, and then lays them out:
+    """A transposed convolution of stride 2 as a convolution that computes the 2x2 pixels of every cell as channels, and
+    then lays them out:
 
         out[2y + p, 2x + q] = sum over i, j of image[y - i, x - j] weight[2i + p, 2j + q] + bias
 
-    Backwards the transposed convolution's own gradient is the faster one.
+    An odd kernel gets a row and a column of zeros, and what they add to the output is cut off. Backwards the transposed
+    convolution's own gradient is the faster one.
     """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
-        half = weight.shape[2] // STRIDE
-        cells = rearrange(weight, "there here (i p) (j q) -> (here p q) there i j", p=STRIDE, q=STRIDE).flip(2, 3)
+        odd = weight.shape[2] % STRIDE
+        half = (weight.shape[2] + odd) // STRIDE
+        cells = rearrange(
+            F.pad(weight, (0, odd, 0, odd)), "there here (i p) (j q) -> (here p q) there i j", p=STRIDE, q=STRIDE
+        ).flip(2, 3)
         fours = F.conv2d(image, cells, bias.repeat_interleave(STRIDE**2), padding=half - 1)
-        return F.pixel_shuffle(fours, STRIDE)
+        pixels = F.pixel_shuffle(fours, STRIDE)
+        return pixels[:, :, : pixels.shape[2] - odd, : pixels.shape[3] - odd]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         image, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
         stride, none, one = [STRIDE] * 2, [0, 0], [1, 1]
-        result: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
-            gradient, image, weight, [weight.shape[1]], stride, none, one, True, none, 1, [True, True, True]
+        ours, weights, _ = torch.ops.aten.convolution_backward(
+            gradient, image, weight, None, stride, none, one, True, none, 1, [True, True, False]
         )
-        return result
+        rows = rearrange(gradient, "n c y x -> (n y x) c")  # a product sums them ten times faster than the library does
+        return ours, weights, (rows.new_ones(1, len(rows)) @ rows)[0]
 
 
 class GRUCell(nn.Module):

@@ -207,7 +207,9 @@ class RSSM(WorldModel):
         target = batch.reward.flatten() / config.reward_unit
         decoded = self.decoder(features).float()
         losses = {
-            "image": config.image_weight * latents.unit_nll(image.flatten(0, 1), decoded).sum((1, 2, 3)).mean(),
+            "image": config.image_weight
+            * 0.5
+            * latents.squares(image.flatten(0, 1), decoded),  # the half: see unit_nll
             "reward": config.reward_weight * latents.unit_nll(target, reward).mean(),
         }
         if config.continue_weight:
