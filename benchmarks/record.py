@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,7 @@ from worldmodel.run import Run  # noqa: E402
 CURVES = re.compile(
     r"step$|updates$|collect/return|evaluate/(return|interval)|(vision|memory)/loss_|learn/(popul|incum)"
 )
+LARGEST = 2_000_000  # bytes of a film that is kept as it is
 LEFT = ("evaluation", "comparison", "temperatures", "dot_dream")
 
 
@@ -43,6 +45,20 @@ def record(folder: Path) -> dict[str, Any]:
     }
 
 
+def strip(film: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
+    """Some frames of a film, one below the other."""
+    with Image.open(film) as opened:
+        pictures = []
+        for number in frames:
+            opened.seek(min(number, opened.n_frames - 1))  # type: ignore[attr-defined]
+            pictures.append(opened.convert("RGB"))
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (width, height * len(pictures)))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (0, number * height))
+    return sheet.quantize(128)
+
+
 def main() -> None:
     if len(sys.argv) < 2:
         sys.exit("usage: python benchmarks/record.py RUN_FOLDER [RUN_FOLDER ...]")
@@ -51,7 +67,11 @@ def main() -> None:
         target = ROOT / "benchmarks" / "results" / f"{folder.name}.json"
         target.write_text(json.dumps(result, indent=1) + "\n")
         for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):
-            shutil.copy(picture, target.with_name(f"{folder.name}-{picture.name}"))
+            copy = target.with_name(f"{folder.name}-{picture.name}")
+            if picture.stat().st_size < LARGEST:
+                shutil.copy(picture, copy)
+            elif picture.suffix == ".gif":
+                strip(picture).save(copy.with_suffix(".png"))
         score = result.get("evaluation", {}).get("return")
         print(f"{target.relative_to(ROOT)}: {result['wall_clock_seconds']:.0f} s of training, evaluation {score}")
 
