@@ -134,6 +134,7 @@ def test_the_rows_of_an_episode() -> None:
 
 def test_the_model_is_shown_the_last_action_with_the_image_it_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
     who, seen = tiny.make_agent(Uniform, SPEC), []
+    monkeypatch.setattr(who.actor, "blind", False)
     look = who.model.observe
 
     def watch(state: Any, action: torch.Tensor, image: torch.Tensor, first: torch.Tensor) -> Any:
