@@ -36,7 +36,8 @@ def record(folder: Path) -> dict[str, Any]:
     rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in run.history()]
     left = {name: folder / f"{name}.json" for name in LEFT}
     return {
-        **{key: run.info[key] for key in ("command", "commit", "device", "seed", "python", "versions")},
+        "command": re.sub(r" \+*runs=\S+", "", run.info["command"]),  # where the runs lie says nothing
+        **{key: run.info[key] for key in ("commit", "device", "seed", "python", "versions")},
         "processor": processor(),
         "wall_clock_seconds": max(times) - min(times),
         "event_files": len(files),  # more than one: it was resumed, and wall clock counts the pauses
