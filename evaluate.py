@@ -7,6 +7,7 @@ evolved in dreams of these temperatures, in the dream and in the world (temperat
 """
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -26,6 +27,7 @@ from agents.agent import Agent
 from agents.evaluation import dream_scores, dreams, evaluate, practise
 from agents.rollout import Trial, confidence, episode_seed
 from worldmodel import pictures, replay
+from worldmodel.checkpoint import Checkpoint
 from worldmodel.config import ROOT, ConfigError, check, nearest
 from worldmodel.display import Bar, console
 from worldmodel.replay import Replay
@@ -91,9 +93,10 @@ class Evaluation:
     def one(self) -> None:
         """evaluation.json, and films."""
         options = self.options
-        agent, _ = self.acting(options.actor or self.run.config["actor"]["name"])
+        name = options.actor or self.run.config["actor"]["name"]
+        agent, _ = self.acting(name)
         trials, values = self.lived(agent)
-        result = self.result(options.actor or self.run.config["actor"]["name"], agent, trials, values)
+        result = self.result(name, agent, trials, values)
         replace(options.run / "evaluation.json", json.dumps(result, indent=2))
         scores = result["returns"]
         interval = f" +- {result['interval_95']:.1f} (95 %)" if result["interval_95"] is not None else ""
@@ -144,7 +147,7 @@ class Evaluation:
         for temperature in asked:
             agent, _ = self.acting(name, temperature=temperature)
             horizon = self.section(name).horizon
-            imagined = dream_scores(agent, self.episodes(), DREAMS, horizon, temperature, self.options.seed).tolist()
+            imagined = dream_scores(agent, self.episodes, DREAMS, horizon, temperature, self.options.seed).tolist()
             trials, _ = self.lived(agent)
             real = [trial.score for trial in trials]
             dream, world = confidence(imagined), confidence(real)
@@ -191,20 +194,23 @@ class Evaluation:
         began, count = time.perf_counter(), self.options.generations
         torch.manual_seed(self.options.seed)
         with Bar(count, 0) as bar:
-            done = iter(range(1, count + 1))
             practise(
-                agent, self.episodes(), count, self.options.seed, lambda text: bar.update(next(done), count, text=text)
+                agent, self.episodes, count, self.options.seed, lambda done, text: bar.update(done, count, text=text)
             )
         return agent, time.perf_counter() - began
 
+    @functools.cached_property
     def episodes(self) -> Replay:
         """The episodes that the run collected."""
-        if not hasattr(self, "collected"):
-            checkpoint = self.run.newest()
-            section = check({"replay": self.run.config["replay"]}, {"replay": replay.Config})["replay"]
-            self.collected = Replay(section, self.run.spec, sum(chunk.rows for chunk in checkpoint.chunks))
-            self.collected.load(self.run.replay, checkpoint.chunks)
-        return self.collected
+        section = check({"replay": self.run.config["replay"]}, {"replay": replay.Config})["replay"]
+        collected = Replay(section, self.run.spec, sum(chunk.rows for chunk in self.checkpoint.chunks))
+        collected.load(self.run.replay, self.checkpoint.chunks)
+        return collected
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The newest one; verifying it reads all of it."""
+        return self.run.newest()
 
     def lived(self, agent: Agent) -> tuple[list[Trial], dict[str, float]]:
         world = envs.vector(self.env)
@@ -215,8 +221,7 @@ class Evaluation:
 
     def result(self, name: str, agent: Agent, trials: list[Trial], values: dict[str, float]) -> dict[str, Any]:
         """What is written of an evaluation."""
-        checkpoint = self.run.newest()
-        counters = checkpoint.state["counters"]
+        counters = self.checkpoint.state["counters"]
         return {
             "return": values["evaluate/return"],
             "interval_95": values.get("evaluate/interval"),
@@ -224,7 +229,7 @@ class Evaluation:
             "episodes": self.options.episodes,
             "seed": self.options.seed,
             "actor": name,
-            "checkpoint": checkpoint.folder.name,
+            "checkpoint": self.checkpoint.folder.name,
             "env_steps": counters["env_steps"] + counters.get("played", 0),
             "milliseconds_per_action": values["evaluate/act_ms"],
             "planned_return": values.get("evaluate/planned_return"),

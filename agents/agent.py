@@ -173,7 +173,7 @@ class Agent:
             flat = dict(tensors["optim"])
             self.skipped = int(flat.pop("skipped"))
             kept = {key: flat.pop(key) for key in tensors["optim"] if key.startswith("scaler/")}
-            if kept.keys() == {f"scaler/{key}" for key in self.scaler.state_dict()} and kept:
+            if kept:  # only fp16 has such a state, and only fp16 takes it
                 self.scaler.load_state_dict({key.removeprefix("scaler/"): value.item() for key, value in kept.items()})
             state: dict[int, dict[str, Tensor]] = {}
             numbers = {name: i for i, (name, _) in enumerate(self.model.named_parameters())}

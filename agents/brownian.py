@@ -28,9 +28,9 @@ def build(config: Config, model: WorldModel, spec: Spec) -> "Brownian":
 
 
 class Brownian(Actor):
-    blind = True
-
     """Its plan is one row: where the walk is, NaN before the first step. Unless discrete, that is the last action."""
+
+    blind = True
 
     def __init__(self, config: Config, model: WorldModel, spec: Spec) -> None:
         super().__init__(model, spec)

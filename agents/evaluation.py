@@ -73,12 +73,15 @@ def dreams(
     return film, errors
 
 
-def practise(agent: Agent, replay: Replay, generations: int, seed: int, progress: Callable[[str], None]) -> None:
+def practise(agent: Agent, replay: Replay, generations: int, seed: int, progress: Callable[[int, str], Any]) -> None:
     """Let an actor that learns do so in the dreams of its model, which stays as it is."""
     for number in range(generations):
         batch = replay.sample(np.random.default_rng([seed, number]), PRACTICE[0], PRACTICE[1])
         metrics = agent.learn(batch, "actor")
-        progress(", ".join(f"{name} {float(value):.1f}" for name, value in metrics.items() if name == "incumbent"))
+        progress(
+            number + 1,
+            ", ".join(f"{name} {float(value):.1f}" for name, value in metrics.items() if name == "incumbent"),
+        )
 
 
 @torch.no_grad()

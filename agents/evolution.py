@@ -206,7 +206,7 @@ class Evolution(Actor):
         return broken | {name: value.detach().float().clone() for name, value in metrics.items()}
 
     def judge(self, states: Any, play: Play | None, number: int) -> Tensor:
-        """The incumbent's score, (), on starts and noise (or episodes) that chose no candidate."""
+        """The incumbent's score, (), on starts and noise drawn anew, or in other episodes."""
         score = self.scores(self.mean[None], self.config.judge_rollouts, states, play, number)[0]
         if score > self.best_score:
             self.best.copy_(self.mean)

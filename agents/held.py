@@ -31,9 +31,9 @@ def build(config: Config, model: WorldModel, spec: Spec) -> "Held":
 
 
 class Held(Actor):
-    blind = True
-
     """Its plan is the held action, once for every step that it still lasts; NaN marks the steps that are left open."""
+
+    blind = True
 
     def __init__(self, config: Config, model: WorldModel, spec: Spec) -> None:
         super().__init__(model, spec)

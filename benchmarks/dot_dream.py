@@ -109,7 +109,7 @@ class Comparison:
 
     def dreamt(self, model: WorldModel, **changes: Any) -> list[float]:
         agent = self.controller(model, **changes)
-        practise(agent, self.trained.episodes(), self.generations, self.seed, lambda text: None)
+        practise(agent, self.trained.episodes, self.generations, self.seed, lambda *_: None)
         return self.scores(agent)
 
     def lived(self) -> list[float]:

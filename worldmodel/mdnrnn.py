@@ -167,11 +167,14 @@ class MDNRNN(WorldModel):
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         learn = torch.is_grad_enabled()
         images = batch.image.flatten(0, 1)  # (N, C, Y, X)
-        with torch.set_grad_enabled(learn and part != "memory"):
-            # Where V does not learn nothing is kept of its layers, if only the images come in pieces.
-            pieces = images.split(PIECE if part == "memory" else len(images))
-            mean, std = map(torch.cat, zip(*(self.vision.encode(preprocess(piece)) for piece in pieces), strict=True))
-            z = latents.sample(mean, std)  # (N, Z)
+        if part == "memory":  # V does not learn: nothing is kept of its layers, if only the images come in pieces
+            with torch.no_grad():
+                encoded = [self.vision.encode(preprocess(piece)) for piece in images.split(PIECE)]
+            mean, std = map(torch.cat, zip(*encoded, strict=True))  # (N, Z)
+        else:
+            pictures = preprocess(images)
+            mean, std = self.vision.encode(pictures)
+        z = latents.sample(mean, std)
         codes = z.detach().unflatten(0, batch.reward.shape)  # (B, T, Z): M's loss does not reach V
         with torch.set_grad_enabled(learn and part != "vision"):
             states = self.scan(codes, batch)  # (B, T, ...)
@@ -180,7 +183,7 @@ class MDNRNN(WorldModel):
         if part != "memory":
             zero = torch.zeros((), device=mean.device)
             divergence = latents.kl(mean, std, zero, zero + 1)  # (N,)
-            losses["image"] = self.config.image_weight * latents.squares(preprocess(images), self.vision.decode(z))
+            losses["image"] = self.config.image_weight * latents.squares(pictures, self.vision.decode(z))
             losses["kl"] = divergence.clamp(min=self.config.free_nats * self.config.latent).mean()
             metrics["kl"] = divergence.mean()
         if part != "vision":

@@ -207,9 +207,8 @@ class RSSM(WorldModel):
         target = batch.reward.flatten() / config.reward_unit
         decoded = self.decoder(features).float()
         losses = {
-            "image": config.image_weight
-            * 0.5
-            * latents.squares(image.flatten(0, 1), decoded),  # the half: see unit_nll
+            # Half the squares, as in unit_nll.
+            "image": config.image_weight * 0.5 * latents.squares(image.flatten(0, 1), decoded),
             "reward": config.reward_weight * latents.unit_nll(target, reward).mean(),
         }
         if config.continue_weight:
