@@ -22,10 +22,10 @@ def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
     for t in range(horizon):
         here = model.imagine(here, flat[:, t])
         states.append(here)
-    path = flatten(stack(states))  # (N*K*H, ...)
-    reward = model.reward(path).view(n, k, horizon)
-    alive = model.continues(path).view(n, k, horizon).cumprod(-1)
-    return (reward[..., 0] + (reward[..., 1:] * alive[..., :-1]).sum(-1)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    path = flatten(stack(states, 0))  # (H*N*K, ...)
+    reward = model.reward(path).view(horizon, n, k)
+    alive = model.continues(path).view(horizon, n, k).cumprod(0)
+    return (reward[0] + (reward[1:] * alive[:-1]).sum(0)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
 def watch(model: WorldModel, batch: Batch) -> Any:

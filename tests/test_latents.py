@@ -179,3 +179,11 @@ def test_squares_are_summed_over_a_row_and_averaged_over_rows() -> None:
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(*(torch.autograd.grad(one, mean)[0] for one in (got, wanted)))
     torch.testing.assert_close(0.5 * got, latents.unit_nll(target, mean).sum((1, 2, 3)).mean())
+
+
+def test_softplus_is_the_librarys_with_and_without_gradients() -> None:
+    x = torch.tensor([-1000.0, -100, -20, -3, -0.5, 0, 0.5, 3, 19.9, 20, 20.1, 50, 100, 1000], requires_grad=True)
+    wanted = torch.nn.functional.softplus(x.double()).float().detach()
+    assert torch.equal(latents.softplus(x), torch.nn.functional.softplus(x))
+    with torch.no_grad():
+        torch.testing.assert_close(latents.softplus(x), wanted, rtol=1e-6, atol=1e-7)

@@ -2,13 +2,22 @@
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-copies = 1  # set by common_noise
+
+class Noise(threading.local):
+    """How this thread draws."""
+
+    def __init__(self) -> None:
+        self.copies = 1  # set by common_noise
+
+
+noise = Noise()
 
 
 @contextlib.contextmanager
@@ -17,28 +26,29 @@ def common_noise(blocks: int) -> Iterator[None]:
 
     Candidates that dream side by side are then told apart by what they do, and not by their luck (T40).
     """
-    global copies
-    before, copies = copies, blocks
+    before, noise.copies = noise.copies, blocks
     try:
         yield
     finally:
-        copies = before
+        noise.copies = before
 
 
 def normal(like: Tensor) -> Tensor:
     """e ~ N(0, 1) in the shape of `like`, rows first."""
+    copies = noise.copies
     return torch.randn_like(like) if copies == 1 else torch.randn_like(like[: len(like) // copies]).tile(tiling(like))
 
 
 def uniform(like: Tensor) -> Tensor:
     """e ~ U[0, 1) in the shape of `like`, rows first."""
+    copies = noise.copies
     return torch.rand_like(like) if copies == 1 else torch.rand_like(like[: len(like) // copies]).tile(tiling(like))
 
 
 def tiling(like: Tensor) -> tuple[int, ...]:
-    if len(like) % copies:
-        raise ValueError(f"{len(like)} rows are not {copies} blocks of equal length")
-    return (copies, *[1] * (like.dim() - 1))
+    if len(like) % noise.copies:
+        raise ValueError(f"{len(like)} rows are not {noise.copies} blocks of equal length")
+    return (noise.copies, *[1] * (like.dim() - 1))
 
 
 def sample(mean: Tensor, std: Tensor, temperature: float = 1.0) -> Tensor:
@@ -48,6 +58,15 @@ def sample(mean: Tensor, std: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature == 0:
         return mean
     return torch.addcmul(mean, std, normal(mean), value=math.sqrt(temperature))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x), element by element, without relative precision far below 0 where no gradient is wanted: on a
+    processor exp and log are vectorised, and the library's own function takes more time than the matrices beside it.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return F.softplus(x)
+    return x.clamp(max=20).exp_().add_(1).log_().add_(F.relu(x - 20))
 
 
 def kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:

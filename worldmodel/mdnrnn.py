@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from worldmodel import latents
 from worldmodel.base import Batch, Spec, WorldModel, stack
 from worldmodel.config import ModelConfig
-from worldmodel.networks import Decoder, Encoder, LSTMCell, encoded_length, glorot, mlp
+from worldmodel.networks import MLP, Decoder, Encoder, LSTMCell, dense, encoded_length, glorot
 
 PIECE = 1024  # images that are encoded at once where no gradient is wanted
 LOG_STD = (-7.0, 7.0)  # of codes and mixtures: a component that shrinks onto one point would be infinitely likely (T14)
@@ -103,7 +103,7 @@ class MDNRNN(WorldModel):
         outputs = 3 * config.mixtures * config.latent + (config.continue_weight > 0)
         self.output = glorot(nn.Linear(config.hidden, outputs))  # mixtures, and the logit of going on
         features = config.latent + config.hidden * (1 + config.cell)
-        self.reward_head = mlp(features, config.reward_units, config.reward_layers, 1)
+        self.reward_head = MLP(features, config.reward_units, config.reward_layers, 1)
 
     # ---- the interface ----
 
@@ -120,7 +120,7 @@ class MDNRNN(WorldModel):
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         hidden, cell = self.lstm(self.inputs(state, action), state.hidden, state.cell)
-        z = sample(*self.mixtures(self.output(hidden)), temperature)
+        z = sample(*self.mixtures(dense(self.output, hidden)), temperature)
         return State(z, hidden, cell, torch.zeros_like(state.fresh))
 
     def features(self, state: State) -> Tensor:

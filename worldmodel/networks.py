@@ -1,8 +1,9 @@
 """Encoder, decoder, MLP, GRU and LSTM cell, initialised as PlaNet's (as TensorFlow does): Glorot uniform, zero bias."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,53 @@ def glorot(module: Module) -> Module:
     return module
 
 
-def mlp(inputs: int, units: int, layers: int, outputs: int) -> nn.Sequential:
+def dense(layer: nn.Linear, x: Tensor, activation: str = "none") -> Tensor:
+    """activation(W x + b), (..., inputs) -> (..., outputs).
+
+    Where no gradient is wanted, a processor computes it in one pass, with weights that were laid out for its matrix
+    product once and for all until they change: a plan asks for the same few matrices hundreds of times.
+    """
+    compiled = bool(torch.compiler.is_compiling())
+    if torch.is_grad_enabled() and not compiled:
+        laid_out.pop(layer, None)  # where there are gradients, weights are about to change
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+    if torch.is_grad_enabled() or compiled or x.device.type != "cpu" or dtype not in LAID_OUT:
+        return ACTIVATIONS[activation](layer(x))
+    now = [dtype] + [part._version for part in layer.parameters()]  # every change in place counts one up
+    kept: Any = laid_out.get(layer)
+    if kept is None or kept[0] != now:
+        weight, *bias = (part.detach().to(dtype) for part in layer.parameters())
+        laid_out[layer] = kept = now, torch.ops.mkldnn._reorder_linear_weight(weight), bias[0] if bias else None
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), kept[1], kept[2], activation, [], "")
+    return result
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+LAID_OUT = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_available() else ()  # what the library can
+laid_out: WeakKeyDictionary[nn.Linear, Any] = WeakKeyDictionary()  # version, weight, bias
+
+
+class MLP(nn.Sequential):
     """`layers` dense layers of `units` with ReLU, then a linear one: (..., inputs) -> (..., outputs)."""
-    sizes = [inputs] + [units] * layers
-    parts: list[nn.Module] = []
-    for here, there in pairwise(sizes):
-        parts += [nn.Linear(here, there), nn.ReLU()]
-    return glorot(nn.Sequential(*parts, nn.Linear(sizes[-1], outputs)))
+
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int) -> None:
+        sizes = [inputs] + [units] * layers
+        parts: list[nn.Module] = []
+        for here, there in pairwise(sizes):
+            parts += [nn.Linear(here, there), nn.ReLU()]
+        super().__init__(*parts, nn.Linear(sizes[-1], outputs))
+        glorot(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))
+        for layer in hidden:
+            x = dense(layer, x, "relu")
+        return dense(last, x)
 
 
 def encoded_length(length: int, layers: int) -> int:
@@ -174,8 +215,9 @@ class GRUCell(nn.Module):
         nn.init.ones_(self.gates.bias)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        reset, update = self.gates(torch.cat([x, h], -1)).sigmoid().chunk(2, -1)
-        candidate = self.candidate(torch.cat([x, reset * h], -1)).tanh()
+        low = h.to(x.dtype)  # h itself keeps all its digits
+        reset, update = dense(self.gates, torch.cat([x, low], -1), "sigmoid").chunk(2, -1)
+        candidate = dense(self.candidate, torch.cat([x, reset * low], -1), "tanh")
         return torch.lerp(candidate.to(h.dtype), h, update.to(h.dtype))
 
 
@@ -199,10 +241,10 @@ class LSTMCell(nn.Module):
             self.enter.bias[units : 2 * units] = 1
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.step(self.enter(x), h, c)
+        return self.step(dense(self.enter, x), h, c)
 
     def step(self, entered: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """One step from W x + b, which may have been computed before: (N, 4H), h and c (N, H) -> h', c'."""
-        i, f, o, g = (entered + self.recur(h)).float().chunk(4, -1)
+        i, f, o, g = (entered + dense(self.recur, h)).float().chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c

@@ -19,9 +19,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from worldmodel import latents
-from worldmodel.base import Batch, Spec, WorldModel, each, flatten, stack, where
+from worldmodel.base import Batch, Spec, WorldModel, each, flatten, stack
 from worldmodel.config import ModelConfig
-from worldmodel.networks import Decoder, Encoder, GRUCell, encoded_length, glorot, mlp
+from worldmodel.networks import MLP, Decoder, Encoder, GRUCell, dense, encoded_length, glorot
 
 
 class Config(ModelConfig):
@@ -74,6 +74,8 @@ class State(NamedTuple):
 
 
 class RSSM(WorldModel):
+    steps = ("imagine", "believe")
+
     def __init__(self, config: Config, spec: Spec) -> None:
         super().__init__()
         self.config = config
@@ -85,7 +87,7 @@ class RSSM(WorldModel):
         if config.deter:
             self.gru = GRUCell(config.hidden, config.deter)
         if config.stoch:
-            self.prior = mlp(belief, config.hidden, 1, 2 * config.stoch)
+            self.prior = MLP(belief, config.hidden, 1, 2 * config.stoch)
             # One dense layer on [h, embedding], kept as two halves: the image's half runs once for all of time.
             joint = glorot(nn.Linear(belief + self.encoder.size, config.hidden))
             self.posterior_belief = nn.Linear(belief, config.hidden)
@@ -98,9 +100,9 @@ class RSSM(WorldModel):
         else:
             self.posterior_image = glorot(nn.Linear(self.encoder.size, config.hidden))
             self.correct = GRUCell(config.hidden, config.deter)
-        self.reward_head = mlp(features, config.reward_units, config.reward_layers, 1)
+        self.reward_head = MLP(features, config.reward_units, config.reward_layers, 1)
         if config.continue_weight:
-            self.continue_head = mlp(features, config.reward_units, config.reward_layers, 1)
+            self.continue_head = MLP(features, config.reward_units, config.reward_layers, 1)
 
     # ---- the interface ----
 
@@ -147,7 +149,7 @@ class RSSM(WorldModel):
 
     def step(self, state: State, action: Tensor) -> Tensor:
         """What is believed before any look: h, or without a deterministic path the hidden layer itself."""
-        hidden = F.relu(self.enter(torch.cat([state.stoch, action], -1)))
+        hidden = dense(self.enter, torch.cat([state.stoch, action], -1), "relu")
         return self.gru(hidden, state.deter) if self.config.deter else hidden
 
     def latent(self, belief: Tensor, statistics: Tensor | None, temperature: float = 1.0) -> State:
@@ -156,16 +158,16 @@ class RSSM(WorldModel):
         if statistics is None:
             return State(deter, *[belief[:, :0]] * 3)
         mean, std = statistics.float().chunk(2, -1)
-        std = F.softplus(std) + self.config.min_std
+        std = latents.softplus(std) + self.config.min_std
         return State(deter, mean, std, latents.sample(mean, std, temperature))
 
     def believe(self, state: State, action: Tensor, embed: Tensor, first: Tensor) -> tuple[State, Tensor]:
         """One step of observing: the posterior state, and the belief that the prior reads."""
-        state = where(first, each(torch.zeros_like, state), state)
-        action = torch.where(first[:, None], 0.0, action)  # an episode has no action before its first row
-        belief = self.step(state, action)
+        # An episode's first row has no past, and no action before it. Only deter and stoch lead on.
+        deter, stoch, action = (torch.where(first[:, None], 0.0, a) for a in (state.deter, state.stoch, action))
+        belief = self.step(state._replace(deter=deter, stoch=stoch), action)
         if self.config.stoch:
-            statistics = self.posterior(F.relu(self.posterior_belief(belief) + embed))
+            statistics = dense(self.posterior, F.relu(dense(self.posterior_belief, belief) + embed))
             return self.latent(belief, statistics), belief
         return self.latent(self.correct(F.relu(embed), belief), None), belief
 
