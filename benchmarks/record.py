@@ -1,17 +1,22 @@
 """Keep a run's evidence:  python benchmarks/record.py runs/quickstart
 
-Writes benchmarks/results/<run>.json: command, commit, hardware, wall clock, the curves, and what evaluate.py and the
-benchmarks left in the run's folder (evaluation, comparison, temperatures, dot_dream); and copies its pictures, too.
-Wall clock is the time from the first to the last entry of its event files.
+Writes benchmarks/results/<run>.json: command, commit, hardware, wall clock, how far it came, the curves, and what
+evaluate.py and the benchmarks left in the run's folder (evaluation, comparison, temperatures, dot_dream); and copies
+its pictures, too. Wall clock is the time from the first to the last entry of its event files; training_seconds leaves
+out the pauses in between. Hardware is this machine. Of a run that benchmarks/gpu.sh trained piece by piece, perhaps on
+several machines, trained.txt in its folder knows better: a line for each piece, its seconds and where it was trained
+(`--hardware` prints what this machine is called there).
 """
 
 import json
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -32,18 +37,33 @@ def record(folder: Path) -> dict[str, Any]:
     """The evidence of one run."""
     run = Run.read(folder)
     files = sorted(folder.glob("events.out.*"))
-    times = [event.wall_time for file in files for event in EventFileLoader(str(file)).Load()]
+    loaded = ([event.wall_time for event in EventFileLoader(str(file)).Load()] for file in files)
+    times = [events for events in loaded if events]
+    seconds = sum(max(events) - min(events) for events in times)  # one file for each process
+    pieces, counters = folder / "trained.txt", run.newest().state["counters"]
+    trained = [line.split(" ", 1) for line in pieces.read_text("utf8").splitlines()] if pieces.exists() else []
     rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in run.history()]
     left = {name: folder / f"{name}.json" for name in LEFT}
     return {
         "command": re.sub(r" \+*runs=\S+", "", run.info["command"]),  # where the runs lie says nothing
         **{key: run.info[key] for key in ("commit", "device", "seed", "python", "versions")},
         "processor": processor(),
-        "wall_clock_seconds": max(times) - min(times),
+        "hardware": sorted({where for _, where in trained}) or [hardware(run.info["device"])],
+        "env": run.config.get("env"),
+        **{part: run.config[part]["name"] for part in ("model", "actor")},
+        "counters": {name: counters[name] for name in ("env_steps", "episodes", "updates")},
+        "wall_clock_seconds": max(map(max, times)) - min(map(min, times)),
+        "training_seconds": sum(float(lasted) for lasted, _ in trained) or seconds,
         "event_files": len(files),  # more than one: it was resumed, and wall clock counts the pauses
         "curve": [row for row in rows if len(row) > 2],
         **{name: json.loads(path.read_text()) for name, path in left.items() if path.exists()},
     }
+
+
+def hardware(device: str = "cuda") -> str:
+    """What a run on this device trains on here."""
+    gpu = device.startswith("cuda") and torch.cuda.is_available()
+    return torch.cuda.get_device_name() if gpu else f"{processor()}, {os.cpu_count()} cores"
 
 
 def strip(film: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
@@ -62,7 +82,10 @@ def strip(film: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
 
 def main() -> None:
     if len(sys.argv) < 2:
-        sys.exit("usage: python benchmarks/record.py RUN_FOLDER [RUN_FOLDER ...]")
+        sys.exit("usage: python benchmarks/record.py RUN_FOLDER [RUN_FOLDER ...] | --hardware")
+    if sys.argv[1] == "--hardware":
+        print(hardware())
+        return
     for folder in map(Path, sys.argv[1:]):
         result = record(folder)
         target = ROOT / "benchmarks" / "results" / f"{folder.name}.json"
