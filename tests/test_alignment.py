@@ -120,9 +120,9 @@ def test_the_rows_of_an_episode() -> None:
     ring = Replay(Config(batch=4, length=6, capacity=6), SPEC)
     ring.add(dead.episode)
     ring.add(cut.episode)
-    assert ring.first.tolist() == [True, False, False] * 2
-    assert ring.terminal.tolist() == [False, False, True, False, False, False]
-    assert ring.action.flatten().tolist() == [0, 0.5, -1, 0, 0, 1] and ring.reward.tolist() == [
+    assert ring.first.rows.tolist() == [True, False, False] * 2
+    assert ring.terminal.rows.tolist() == [False, False, True, False, False, False]
+    assert ring.action.rows.flatten().tolist() == [0, 0.5, -1, 0, 0, 1] and ring.reward.rows.tolist() == [
         0,
         1,
         -2,

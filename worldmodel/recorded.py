@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worldmodel.base import Spec
-from worldmodel.replay import Episode, available_memory
+from worldmodel.replay import Episode
+from worldmodel.storage import available_memory
 
 SHARE = 4  # the images of a file may take a 1/SHARE of the memory that is free, each other array an eighth of that
 LARGEST = 1000  # discrete actions: each is a column, so that a stray integer must not ask for a billion of them

@@ -2,7 +2,8 @@
 
 Episodes lie one after the other in a ring of rows. A sequence is any `length` rows in a row of that ring, so every
 row, the last ones of an episode included (T33), is drawn equally often, and short episodes simply follow each other:
-`first` marks where the model must forget. When the ring is full the oldest whole episodes make room.
+`first` marks where the model must forget. When the ring is full the oldest whole episodes make room. Where the rows
+lie, in memory, in a file or on a GPU, is the business of worldmodel/storage.py.
 """
 
 import hashlib
@@ -17,14 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from pydantic import Field, model_validator
 
+from worldmodel import storage
 from worldmodel.base import Batch, Spec
 from worldmodel.config import Section
-
-RESERVE = 1 << 30  # bytes left to the model, the libraries and the rest of the machine when memory is planned
+from worldmodel.storage import IN_MEMORY, Place, row_bytes
 
 
 class Config(Section):
@@ -39,6 +39,10 @@ class Config(Section):
         return self
 
 
+class Settings(Config, storage.Config):
+    """The section `replay`: what it holds, and where."""
+
+
 class Episode(NamedTuple):
     """N actions and the N + 1 rows that they link (see worldmodel/base.py for what a row holds)."""
 
@@ -46,6 +50,11 @@ class Episode(NamedTuple):
     action: np.ndarray  # (N + 1, A) float32, zero in row 0
     reward: np.ndarray  # (N + 1,) float32, zero in row 0
     terminal: np.ndarray  # (N + 1,) bool, only ever true in the last row
+
+    def plain(self) -> "Episode":
+        """With the types and the layout that are promised above: what is kept is then exactly what has the digest."""
+        types = (np.uint8, np.float32, np.float32, np.bool_)
+        return Episode(*(np.ascontiguousarray(array, kind) for array, kind in zip(self, types, strict=True)))
 
     def digest(self) -> str:
         """SHA-256 of the content: names, types, shapes and bytes."""
@@ -68,23 +77,28 @@ class DamagedChunk(OSError):
 
 
 class Replay:
-    def __init__(self, config: Config, spec: Spec, rows: int | None = None) -> None:
+    def __init__(self, config: Config, spec: Spec, rows: int | None = None, place: Place = IN_MEMORY) -> None:
         """rows: how many the run can fill at most, if that is known; less than `capacity` saves address space."""
-        self.config, self.spec = config, spec
+        self.config, self.spec, self.place = config, spec, place
         self.capacity = max(config.length, min(config.capacity, rows or config.capacity))
-        self.image = torch.empty(self.capacity, *spec.image, dtype=torch.uint8)  # untouched pages take no memory
-        self.action = torch.empty(self.capacity, spec.action)
-        self.reward = torch.empty(self.capacity)
-        self.first = torch.empty(self.capacity, dtype=torch.bool)
-        self.terminal = torch.empty(self.capacity, dtype=torch.bool)
+        self.image = place.images(self.capacity, spec.image)
+        self.action = place.column(self.capacity, (spec.action,))
+        self.reward = place.column(self.capacity)
+        self.first = place.column(self.capacity, dtype=torch.bool)
+        self.terminal = place.column(self.capacity, dtype=torch.bool)
+        self.clear()
+
+    def clear(self) -> None:
         self.begin = self.end = 0  # live rows, counted since the start of the run; row r lies at r % capacity
         self.chunks: deque[Chunk] = deque()  # the live episodes, oldest first
-        self.unsaved: dict[str, Episode] = {}  # by digest, until save()
+        self.unsaved: dict[str, range] = {}  # by digest: an episode's rows, until save()
 
     def __len__(self) -> int:
         return self.end - self.begin
 
     def add(self, episode: Episode) -> None:
+        """Errors: ValueError, if it can never fit; OSError, if the disk is full."""
+        episode = episode.plain()
         rows = len(episode.reward)
         if rows > self.capacity:
             raise ValueError(
@@ -95,41 +109,47 @@ class Replay:
             if old not in self.chunks:  # the same episode may have happened twice
                 self.unsaved.pop(old.digest, None)
             self.begin += old.rows
-        at = torch.arange(self.end, self.end + rows) % self.capacity
-        self.image[at] = torch.from_numpy(episode.image)
-        self.action[at] = torch.from_numpy(episode.action)
-        self.reward[at] = torch.from_numpy(episode.reward)
-        self.terminal[at] = torch.from_numpy(episode.terminal)
-        self.first[at] = torch.arange(rows) == 0
-        self.end += rows
+        at = self.end % self.capacity
+        head = self.capacity - at  # rows before the ring's end
+        columns = (self.image, self.action, self.reward, self.terminal, self.first)
+        for column, values in zip(columns, (*episode, np.arange(rows) == 0), strict=True):
+            column.write(at, values[:head])
+            if rows > head:
+                column.write(0, values[head:])
         chunk = Chunk(episode.digest(), rows)
         self.chunks.append(chunk)
-        self.unsaved[chunk.digest] = episode
+        self.unsaved[chunk.digest] = range(self.end, self.end + rows)
+        self.end += rows
 
     def sample(self, rng: np.random.Generator, batch: int | None = None, length: int | None = None) -> Batch:
-        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around."""
-        start = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch))
-        rows = (start[:, None] + torch.arange(length or self.config.length)) % len(self)  # (B, T)
+        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around. The batch
+        is new memory, on the device where the rows lie; pinned, if it is to be copied to another one.
+        """
+        start = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch)).to(self.place.home)
+        steps = torch.arange(length or self.config.length, device=self.place.home)
+        rows = (start[:, None] + steps) % len(self)  # (B, T)
         at = ((self.begin + rows) % self.capacity).flatten()
-        return Batch(
-            self.image.index_select(0, at).view(*rows.shape, *self.spec.image),
-            self.action[at].view(*rows.shape, -1),
-            self.reward[at].view(rows.shape),
-            self.first[at].view(rows.shape),  # the oldest live row, which follows the newest, is a first one too
-            self.terminal[at].view(rows.shape),
-        )
+        # The oldest live row, which follows the newest, is a first one too.
+        columns = (self.image, self.action, self.reward, self.first, self.terminal)
+        return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
 
     def digest(self) -> str:
         """SHA-256 over the live episodes, in order."""
         return hashlib.sha256(json.dumps([list(chunk) for chunk in self.chunks]).encode()).hexdigest()
+
+    def episode(self, rows: range) -> Episode:
+        """A copy of a live episode, by its rows."""
+        at = (torch.arange(rows.start, rows.stop) % self.capacity).to(self.place.home)
+        columns = (self.image, self.action, self.reward, self.terminal)
+        return Episode(*(column.read(at).cpu().numpy() for column in columns))
 
     # ---- on disk ----
 
     def save(self, folder: Path) -> list[Chunk]:
         """Write the episodes that are not on disk yet; return the list that belongs into the manifest."""
         folder.mkdir(parents=True, exist_ok=True)
-        for digest, episode in self.unsaved.items():
-            write_chunk(folder / f"{digest}.npz", episode)
+        for digest, rows in self.unsaved.items():
+            write_chunk(folder / f"{digest}.npz", self.episode(rows))
         self.unsaved.clear()
         return list(self.chunks)
 
@@ -138,7 +158,7 @@ class Replay:
         for chunk in chunks:
             try:
                 self.add(read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec))
-                self.unsaved.clear()  # at once: it would hold everything a second time
+                self.unsaved.clear()
             except DamagedChunk as error:
                 if skip is None:
                     raise
@@ -192,47 +212,3 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
     ) as error:
         raise DamagedChunk(f"replay chunk {path.name} is damaged or missing: {error}") from error
     return episode
-
-
-# ---- memory ----
-
-
-def row_bytes(spec: Spec) -> int:
-    """Bytes of one row: image, action, reward, first, terminal."""
-    c, y, x = spec.image
-    return c * y * x + 4 * spec.action + 4 + 2
-
-
-class Memory(NamedTuple):
-    """What replay will take, and what the machine has, in bytes."""
-
-    rows: int
-    needed: int
-    available: int
-
-    def __str__(self) -> str:
-        return (
-            f"replay: at most {self.rows:,} rows, {self.needed / 1e9:.2f} GB of memory; "
-            f"available {self.available / 1e9:.2f} GB, of which {RESERVE / 1e9:.2f} GB stay reserved"
-        )
-
-    @property
-    def enough(self) -> bool:
-        return self.needed + RESERVE <= self.available
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return free if limit == "max" else min(free, int(limit) - used)
-    except (OSError, ValueError):
-        return free
-
-
-def plan_memory(config: Config, spec: Spec, rows: int) -> Memory:
-    """The memory that `rows` rows take, no more than the capacity."""
-    rows = min(rows, config.capacity)
-    return Memory(rows, rows * row_bytes(spec), available_memory())
