@@ -26,7 +26,7 @@ import envs
 from agents.agent import Agent
 from agents.evaluation import dream_scores, dreams, evaluate, practise
 from agents.rollout import Trial, confidence, episode_seed
-from worldmodel import pictures, replay
+from worldmodel import pictures, replay, storage
 from worldmodel.checkpoint import Checkpoint
 from worldmodel.config import ROOT, ConfigError, check, nearest
 from worldmodel.display import Bar, console
@@ -60,7 +60,7 @@ def main() -> None:
         parser.error("several actors are compared: add --compare")
     try:
         Evaluation(options).report()
-    except (RunError, ConfigError, envs.EnvError, OSError, ValueError) as error:
+    except (RunError, ConfigError, envs.EnvError, OSError, ValueError, MemoryError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -202,8 +202,11 @@ class Evaluation:
     @functools.cached_property
     def episodes(self) -> Replay:
         """The episodes that the run collected."""
-        section = check({"replay": self.run.config["replay"]}, {"replay": replay.Config})["replay"]
-        collected = Replay(section, self.run.spec, sum(chunk.rows for chunk in self.checkpoint.chunks))
+        section = check({"replay": self.run.config["replay"]}, {"replay": replay.Settings})["replay"]
+        section = section.model_copy(update={"storage": "auto"})  # this may be another machine
+        rows = sum(chunk.rows for chunk in self.checkpoint.chunks)
+        plan = storage.plan(section, self.run.spec, rows, self.agent.device, self.options.run)
+        collected = Replay(section, self.run.spec, rows, plan.place)
         collected.load(self.run.replay, self.checkpoint.chunks)
         return collected
 

@@ -29,13 +29,15 @@ import agents
 import envs
 from agents import agent, evaluation, schedule
 from agents.base import Actor
+from agents.overlap import Collector
 from agents.rollout import Interrupted, Trial, episode_seed, rollout
 from agents.schedule import Counters, Schedule
-from worldmodel import pictures, recipe, recorded, replay
-from worldmodel.base import Spec
+from worldmodel import pictures, recipe, recorded, replay, storage
+from worldmodel.base import Batch, Spec
 from worldmodel.config import ROOT, ConfigError, Kinds, Section, check, nearest
 from worldmodel.display import Bar, Stop, console
 from worldmodel.given import Given, given
+from worldmodel.prefetch import prefetched
 from worldmodel.replay import Episode, Replay
 from worldmodel.run import Run, RunError, differences
 
@@ -47,8 +49,11 @@ MAY_CHANGE = (
     "salvage",
     "train.steps",
     "train.keep",
+    "train.collect",
     "agent.device",
     "agent.threads",
+    "replay.storage",
+    "replay.memory_gb",
 )  # when a run is resumed
 
 
@@ -69,7 +74,7 @@ class Top(Section):
 
 KINDS: Kinds = {
     "train": schedule.Config,
-    "replay": replay.Config,
+    "replay": replay.Settings,
     "agent": agent.Config,
     "env": "envs",
     "model": "worldmodel",
@@ -107,24 +112,22 @@ class Training:
                 "choose the environment that they came from, env=..."
             )
         resumed_rows = Run.read(folder).info.get("given_rows", 0) if resumed else 0
-        rows = self.rows() + (sum(start.lengths) if start else resumed_rows)
-        self.memory = replay.plan_memory(checked["replay"], spec, rows)
-        if not self.memory.enough:
-            raise MemoryError(
-                f"{self.memory}: lower replay.capacity, train.steps or train.seed_episodes, or use smaller images"
-            )
+        # Episodes that end early have up to twice the rows: there is room for the most there can be. What memory there
+        # is must not count here, for it would decide what is evicted, and so what is learned.
+        rows = 2 * self.rows() + (sum(start.lengths) if start else resumed_rows)
+        rows = min(rows, checked["replay"].capacity)
+        self.memory = storage.plan(checked["replay"], spec, rows, self.agent.device, folder)
         longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1 if self.envs else 0
         longest = max(longest, *start.lengths) if start and start.lengths else longest
         if longest > checked["replay"].capacity:
             raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
-        # Episodes that end early have more rows than planned: make room for the most there can be, if it fits.
-        room = min(2 * rows, self.memory.available // replay.row_bytes(spec))
-        self.replay = Replay(checked["replay"], spec, room)
         self.held_out: list[Episode] = []
         self.counters, self.sums, self.seconds = Counters(), {}, {}  # type: ignore[var-annotated]
         self.saved_at = time.monotonic()
+        self.collector: Collector | None = None
         self.run = (Run.read(folder) if resumed else self.create(folder, raw, spec, start)).lock()
         try:
+            self.replay = Replay(checked["replay"], spec, rows, self.memory.place)
             if resumed:
                 self.load()
             if start and not self.counters.updates:
@@ -181,8 +184,22 @@ class Training:
                 "train.seed_episodes: there is nothing to learn from: collect episodes, or name some by data=..., or a "
                 "trained run by model_from=..."
             )
+        lines += self.check_overlap(actor)
         if lines:
             raise ConfigError(lines)
+
+    def check_overlap(self, actor: Any) -> list[str]:
+        """What is wrong with train.collect=overlap, one line per mistake."""
+        if self.config.collect == "sync":
+            return []
+        if self.envs is None:
+            return ["train.collect: there is no environment to collect in: choose one, env=..., or train.collect=sync"]
+        lines, config = [], self.envs.config
+        if "actor" in self.config.learn and getattr(actor, "world", False):
+            lines.append("actor.world: the environments are in use while it learns: use false, or train.collect=sync")
+        if config.one_thread and not config.workers:
+            lines.append(f"env.workers: {config.name} renders in one thread only: use true, or train.collect=sync")
+        return lines
 
     def begin(self, start: Given) -> None:
         """Take over what was given. Without an environment the last episodes are held out, to dream of."""
@@ -193,14 +210,14 @@ class Training:
         for number, episode in enumerate(start.episodes):
             if number < len(start.lengths) - count:
                 self.replay.add(episode)
-                if number % 100 == 99:
-                    self.replay.save(self.run.replay)  # what was not saved yet is held in memory twice
             else:
                 self.held_out.append(episode)
                 replay.write_chunk(self.run.folder / HELD_OUT / f"{number:06d}.npz", episode)
         console.print(f"begins with {len(self.replay):,} rows of {len(self.replay.chunks)} episodes")
 
     def close(self) -> None:
+        if self.collector:
+            self.collector.close()
         if self.envs:
             self.envs.close()
         self.run.close()
@@ -225,6 +242,7 @@ class Training:
                 elif plan.to_save((time.monotonic() - self.saved_at) / 60):
                     self.save()
                 elif plan.due() > 0:
+                    self.collect_ahead()
                     self.learn()
                     self.report()
                 elif plan.enough():
@@ -239,16 +257,32 @@ class Training:
         assert self.envs is not None
         seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.count)]
         with self.repeatable():
-            trials, seconds = rollout(who.act, self.envs, seeds, explore=True, stop=self.stop)
+            ahead = self.collector.take() if self.collector else None
+            trials, seconds = ahead or rollout(who.act, self.envs, seeds, explore=True, stop=self.stop)
         for trial in trials:
             self.replay.add(trial.episode)
         counters.agent_steps += sum(len(trial.predicted) for trial in trials)
         counters.env_steps += self.steps(trials)
         counters.episodes += len(trials)
         self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
+        if self.collector:
+            self.seconds["waited"], self.collector.waited = self.collector.waited, 0.0
         values = evaluation.collected(trials)
         self.log(values)
         self.show(collected=f"return {values['collect/return']:.1f}")
+
+    def collect_ahead(self) -> None:
+        """train.collect=overlap: what the next round needs is collected beside this one."""
+        counters, plan = self.counters, self.schedule
+        if self.config.collect == "sync" or plan.enough() or (self.collector and self.collector.busy()):
+            return
+        assert self.envs is not None
+        self.collector = self.collector or Collector(self.agent, self.envs, self.stop)
+        count = self.envs.count
+        first = range(counters.episodes, counters.episodes + count * plan.ahead(count), count)
+        seeds = [[episode_seed(self.seed, COLLECT, number + row) for row in range(count)] for number in first]
+        decisions = math.ceil((self.config.steps - counters.env_steps) / self.envs.action_repeat)
+        self.collector.start(self.agent, seeds, decisions)
 
     def steps(self, trials: list[Trial]) -> int:
         """Simulator steps."""
@@ -284,18 +318,22 @@ class Training:
         """Updates of the part whose turn it is, up to the next report. Interrupted, it goes on after resuming."""
         began = time.perf_counter()
         part, stage, done = self.schedule.turn()
-        for number in range(done, done + self.schedule.chunk()):
-            if self.stop():
-                raise Interrupted
-            rng = np.random.default_rng([self.seed, SAMPLE, self.counters.updates])
-            batch = self.replay.sample(rng, stage.batch, stage.length)
-            with self.repeatable(self.agent.actor if part == "actor" else None):  # models never stop amid an update
-                metrics = self.agent.learn(batch, part, stage.learning_rate, self.play)
-            self.counters.updates += 1
-            for name, value in (metrics | {"updates": torch.ones(())}).items():
-                self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-            if stage.updates > self.config.report_every or part == "actor":
-                self.bar.update(number + 1, stage.updates, stage=part)
+        updates = range(self.counters.updates, self.counters.updates + self.schedule.chunk())
+
+        def draw(update: int) -> Batch:
+            return self.replay.sample(np.random.default_rng([self.seed, SAMPLE, update]), stage.batch, stage.length)
+
+        with contextlib.closing(prefetched(draw, updates, self.memory.place.ahead)) as batches:
+            for number, batch in enumerate(batches, done + 1):
+                if self.stop():
+                    raise Interrupted
+                with self.repeatable(self.agent.actor if part == "actor" else None):  # models never stop amid an update
+                    metrics = self.agent.learn(batch, part, stage.learning_rate, self.play)
+                self.counters.updates += 1
+                for name, value in (metrics | {"updates": torch.ones(())}).items():
+                    self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+                if stage.updates > self.config.report_every or part == "actor":
+                    self.bar.update(number, stage.updates, stage=part)
         self.seconds["learn"] = time.perf_counter() - began
 
     def report(self) -> None:
@@ -304,7 +342,7 @@ class Training:
         skipped = float(self.sums.pop("skipped", 0))
         part = self.schedule.turn(self.counters.updates - 1).part
         group = "learn" if part in ("model", "actor") else part
-        values = {f"{group}/{name}": float(total) / (number - skipped) for name, total in self.sums.items()}
+        values = {f"{group}/{name}": float(total) / max(1.0, number - skipped) for name, total in self.sums.items()}
         if part != "actor":
             values[f"{group}/skipped"] = skipped
         self.sums.clear()
@@ -325,6 +363,8 @@ class Training:
         values: dict[str, float] = {}
         episodes = self.held_out
         if self.envs:
+            if self.collector:
+                self.collector.wait()  # for the environments
             seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
             trials, values = evaluation.evaluate(self.agent, self.envs, seeds, self.seed, self.stop)
             episodes = [trial.episode for trial in trials]
@@ -377,7 +417,7 @@ class Training:
             except replay.DamagedChunk as error:
                 damage = str(error)
                 console.print(f"{checkpoint.folder.name} cannot be resumed exactly: {error}")
-                self.replay = Replay(self.replay.config, self.replay.spec, self.replay.capacity)
+                self.replay.clear()
                 continue
             self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
             self.agent.set_random_state(checkpoint.tensors("rng"))

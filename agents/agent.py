@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.base import Actor, Plan, Play
+from agents.graphs import ALONE, Graphed, compile_steps, cuda_graph
 from agents.imagination import starts
 from worldmodel.base import Batch, Spec, WorldModel, each, where
 from worldmodel.config import Section
@@ -31,6 +32,8 @@ class Config(Section):
     learning_rate: float = Field(gt=0, lt=1)
     epsilon: float = Field(gt=0)  # Adam's
     clip: float = Field(gt=0)  # the gradient's largest norm
+    # auto: on a GPU steps are compiled, and updates and plans recorded. always: steps on processors, too
+    compile: Literal["auto", "always", "never"]
     threads: int | None = Field(ge=1)  # of the CPU; None leaves the choice to torch
 
 
@@ -56,20 +59,40 @@ class Agent:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.model, self.actor = model.to(self.device), actor.to(self.device)
+        on_gpu = self.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, eps=config.epsilon, fused=True
+            self.model.parameters(), lr=config.learning_rate, eps=config.epsilon, fused=True, capturable=on_gpu
         )
         # float16 has few exponents: gradients are computed times a scale that adapts, so that they neither vanish nor
         # overflow. It begins at 1, because losses are sums over pixels.
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=1.0, enabled=self.precision == "fp16")
-        self.skipped = 0  # non-finite updates since the last good one
+        self.skipped = torch.zeros((), device=self.device)  # non-finite updates since the last good one
+        self.updates = 0  # of this process
+        if config.compile == "always" or (config.compile == "auto" and on_gpu):
+            compile_steps(self.model)
+        self.record = cuda_graph if on_gpu and config.compile != "never" else None
+        self.deciding = Graphed(self.decide, self.device, self.record)
+        self.updating = Graphed(self.update, self.device, self.record)
         self.env: dict[str, Any] = {}  # the config of the environment that it was trained in; empty if there was none
 
     def with_actor(self, actor: Actor) -> "Agent":
         """Another way to act on the same world model."""
         other = copy.copy(self)
         other.actor = actor.to(self.device)
+        other.deciding = Graphed(other.decide, self.device, self.record)
         return other
+
+    def snapshot(self) -> "Agent":
+        """One that acts as this one does now, and does not learn with it."""
+        other = copy.copy(self)
+        other.model, other.actor = copy.deepcopy((self.model, self.actor))  # together: the actor knows its model
+        other.deciding = Graphed(other.decide, self.device, self.record)
+        return other
+
+    def follow(self, other: "Agent") -> None:
+        """Act as the other one does now: a snapshot takes over its weights, in place."""
+        self.model.load_state_dict(other.model.state_dict())
+        self.actor.load_state_dict(other.actor.state_dict())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES)
@@ -93,19 +116,23 @@ class Agent:
         if image.ndim == 3:
             rows, memory = self.act(memory, image[None], None if first is None else np.reshape(first, 1), explore)
             return (rows[0].argmax() if self.spec.discrete else rows[0]), memory
-        n = len(image)
-        fresh = self.initial(n)
-        starts = torch.ones(n, dtype=torch.bool) if memory is None else torch.zeros(n, dtype=torch.bool)
-        if first is not None:
-            starts |= torch.from_numpy(np.asarray(first, bool))
-        starts = starts.to(self.device)
-        memory = memory or fresh
+        starts = np.zeros(len(image), bool) if first is None else np.array(first, bool)
+        if memory is None:
+            memory, starts[:] = self.initial(len(image)), True
+        elif starts.any():
+            fresh = self.initial(len(image)).plan
+            memory = memory._replace(plan=where(torch.from_numpy(starts).to(self.device), fresh, memory.plan))
+        memory = self.deciding(explore, memory, torch.from_numpy(image), torch.from_numpy(starts))
+        return memory.action.float().cpu().numpy(), memory
+
+    def decide(self, explore: bool, memory: Memory, image: Tensor, starts: Tensor) -> Memory:
+        """What act() computes, on tensors of the agent's device, without ever waiting for a number."""
         with self.autocast():
-            pixels = torch.from_numpy(image).to(self.device)
-            blind = self.actor.blind
-            state = memory.state if blind else self.model.observe(memory.state, memory.action, pixels, starts)
-            action, plan = self.actor.act(state, where(starts, fresh.plan, memory.plan), explore)
-        return action.float().cpu().numpy(), Memory(state, action, plan)
+            state = memory.state
+            if not self.actor.blind:
+                state = self.model.observe(memory.state, memory.action, image, starts)
+            action, plan = self.actor.act(state, memory.plan, explore)
+        return Memory(state, action, plan)
 
     def check(self, image: np.ndarray) -> None:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-3:] != tuple(self.spec.image):
@@ -122,34 +149,40 @@ class Agent:
         """One update of the model, of a part of it (the rest stays frozen), or of the 'actor', which learns in dreams
         that start from the batch. rate: the learning rate, if not the config's; play: see Actor.learn.
 
-        A non-finite loss or gradient changes nothing and is counted; ten in a row raise Diverged.
+        A non-finite loss or gradient changes nothing: all metrics are 0, but `skipped` is 1. Ten in a row raise
+        Diverged; on a GPU, where a look costs time, within the next ten.
         """
-        batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
         if part == "actor":
+            batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
             with torch.no_grad(), self.autocast():
                 states = starts(self.model, batch)
-            with self.autocast():
+            with self.autocast(), ALONE if self.record else contextlib.nullcontext():
                 return self.actor.learn(states, play)
+        metrics: dict[str, Tensor] = self.updating((part, rate or self.config.learning_rate), batch)
+        self.updates += 1
+        # Reading a number makes a processor wait for its GPU: not after every update.
+        if (self.device.type == "cpu" or self.updates % PATIENCE == 0) and self.skipped >= PATIENCE:
+            raise Diverged(f"the loss or its gradient was not finite in {PATIENCE} updates in a row")
+        return metrics
+
+    def update(self, which: tuple[str, float], batch: Batch) -> dict[str, Tensor]:
+        """What learn() computes, without ever waiting for a number."""
+        part, rate = which
         with self.autocast():
             loss, _, metrics = self.model.loss(batch, part)
-        self.optimizer.param_groups[0]["lr"] = rate or self.config.learning_rate
+        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()  # to None: Adam leaves alone what has no gradient
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        good = bool(torch.isfinite(norm) and torch.isfinite(loss))
-        if good:
-            self.scaler.step(self.optimizer)
+        bad = (~(norm.isfinite() & loss.isfinite())).float()
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # 1: the fused optimiser changes nothing
+        self.optimizer.step()
+        torch.autograd.graph.increment_version(list(self.model.parameters()))  # which it forgets to do
         self.scaler.update()
-        if good:
-            self.skipped = 0
-        else:
-            self.optimizer.zero_grad()
-            self.skipped += 1
-            if self.skipped >= PATIENCE:
-                raise Diverged(f"the loss or its gradient was not finite in {PATIENCE} updates in a row")
-            return {"skipped": torch.ones(())}
-        return {"loss": loss, "gradient_norm": norm, **metrics}
+        self.skipped.add_(1).mul_(bad)
+        metrics = {"loss": loss, "gradient_norm": norm, **metrics}
+        return {name: value.detach().where(bad == 0, 0) for name, value in metrics.items()} | {"skipped": bad}
 
     # ---- what a checkpoint holds ----
 
@@ -161,7 +194,7 @@ class Agent:
             "model": self.model.state_dict(),
             "actor": self.actor.state_dict(),
             "optim": {f"{names[i]}/{key}": value for i, state in moments.items() for key, value in state.items()}
-            | {"skipped": torch.tensor(self.skipped)}
+            | {"skipped": self.skipped.long()}
             | {f"scaler/{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()},
         }
 
@@ -171,7 +204,7 @@ class Agent:
         self.actor.load_state_dict(tensors["actor"])
         if "optim" in tensors:
             flat = dict(tensors["optim"])
-            self.skipped = int(flat.pop("skipped"))
+            self.skipped.copy_(flat.pop("skipped"))
             kept = {key: flat.pop(key) for key in tensors["optim"] if key.startswith("scaler/")}
             if kept:  # only fp16 has such a state, and only fp16 takes it
                 self.scaler.load_state_dict({key.removeprefix("scaler/"): value.item() for key, value in kept.items()})
@@ -181,6 +214,8 @@ class Agent:
                 name, key = path.rsplit("/", 1)
                 state.setdefault(numbers[name], {})[key] = value.clone()
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.deciding.forget()
+        self.updating.forget()
 
     def random_state(self) -> dict[str, Tensor]:
         """The generators' states: with them the same noise is drawn again."""
@@ -203,15 +238,15 @@ class Agent:
             self.set_random_state(before)
 
 
-def keep_memory() -> None:
+def keep_memory(keep: bool = True) -> None:
     """Let the C library keep what was freed. It would return every large tensor to the system, which hands it out again
     page by page, zeroed: at PlaNet's sizes a million page faults and a third of an update's time on a processor.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # other C libraries than GNU's have no such settings
             settings = ctypes.CDLL(None).mallopt
-            settings(M_MMAP_MAX, 0)
-            settings(M_TRIM_THRESHOLD, 2**31 - 1)
+            settings(M_MMAP_MAX, 0 if keep else 65536)
+            settings(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 128 * 1024)
 
 
 def choose_device(wanted: str) -> torch.device:

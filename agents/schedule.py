@@ -7,7 +7,8 @@ controller lived through, a round of {vision: ..., memory: ..., actor: ...}.
 """
 
 import dataclasses
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat
 
@@ -30,6 +31,7 @@ class Config(Section):
     steps: int = Field(ge=0)  # env steps, action repeat included; 0: no more than the random episodes
     seed_episodes: int = Field(ge=0)  # random ones (by the `explorer`), before the first round of learning
     round_episodes: int = Field(ge=1)  # collected between two rounds
+    collect: Literal["sync", "overlap"]  # overlap: beside the round before, by the agent as it was when that began
     learn: dict[str, Stage] = Field(min_length=1)  # a round of learning: these stages, in this order
     report_every: int = Field(ge=1)  # updates; and at the end of every stage
     eval_every: int = Field(ge=1)  # episodes
@@ -83,6 +85,11 @@ class Schedule:
         if since < 0 or (self.counters.episodes == 0 and not self.given):
             return 0
         return (1 + since // self.config.round_episodes) * self.round - self.counters.updates
+
+    def ahead(self, count: int) -> int:
+        """Rollouts of `count` episodes each from here, where a round begins or goes on, to the next one."""
+        since = self.counters.episodes - self.config.seed_episodes
+        return math.ceil((self.config.round_episodes - since % self.config.round_episodes) / count)
 
     def turn(self, update: int | None = None) -> Turn:
         """Whose turn an update is, by default the next one's."""

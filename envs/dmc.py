@@ -6,6 +6,8 @@ Rendered directly at the size that the agent sees. The suite's time limit (1000 
 
 import difflib
 import math
+import warnings
+from typing import ClassVar
 
 import gymnasium
 
@@ -26,6 +28,7 @@ class Config(face.Config):
     shadows: bool
     multisampling: bool
     action_repeats: dict[str, int]
+    one_thread: ClassVar[bool] = True  # as OpenGL's contexts
 
     @property
     def label(self) -> str:
@@ -44,6 +47,8 @@ def build(config: Config) -> gymnasium.Env:
             "pip install 'shimmy[dm-control]' (or this project's extra 'dmc')"
         ) from error
     gymnasium.register_envs(shimmy)
+    # dm_control 1.0.50 asks to see every DeprecationWarning and earns one from NumPy 2.5 at every step.
+    warnings.filterwarnings("ignore", "Setting the shape", DeprecationWarning, r"dm_control\.mujoco\.index")
     domain, task = _split(config, [(str(domain), str(task)) for domain, task in suite.ALL_TASKS])
     camera = config.camera if config.camera is not None else 2 if domain == "quadruped" else 0
     env = gymnasium.make(

@@ -4,7 +4,7 @@ Layers, from the inside: Guard (checks) - TimeLimit - Repeat - rendering - image
 simulator step is below Repeat; what is done once per decision (rendering, resizing) is above it."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -28,6 +28,7 @@ class Config(pydantic.BaseModel):
     count: int = pydantic.Field(ge=1, le=256)  # environments side by side
     workers: bool  # each in a process of its own
     timeout: float = pydantic.Field(gt=0)  # seconds after which a silent worker counts as hung
+    one_thread: ClassVar[bool] = False  # whether only the thread that made it can render it
 
     @pydantic.field_validator("size")
     @classmethod

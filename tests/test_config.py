@@ -178,6 +178,7 @@ def test_a_recipe_cannot_name_a_part_or_a_key_that_is_not_there(tmp_path: Path) 
 
 MODELS: dict[str, Any] = {"": train.Top} | {key: kind for key, kind in train.KINDS.items() if not isinstance(kind, str)}
 ANY_NUMBER = {"camera"}  # -1 is a camera
+ANY_WORD = {"data", "model_from"}  # a folder
 ALPHABET = string.ascii_lowercase + "_"
 
 
@@ -234,7 +235,7 @@ def mutate(raw: dict[str, Any], kind: str, rng: random.Random) -> tuple[str, str
         "nested": ("deep", nest(rng.randrange(1, 60), rng)),
     }
     wrong, rubbish = foreign[kind]
-    if kind != "target" and rng.random() < 0.5 and not isinstance(value, str):
+    if kind != "target" and rng.random() < 0.5 and not isinstance(value, str) and key not in ANY_WORD:
         place[key] = rubbish
         return key, None
     place[wrong] = rubbish

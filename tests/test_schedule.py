@@ -17,8 +17,8 @@ WORLD_MODELS = {"vision": {"updates": 100_000}, "memory": {"updates": 4000}, "ac
 def config(**changes: Any) -> Config:
     learn = {name: stage if isinstance(stage, dict) else {"updates": stage} for name, stage in changes["learn"].items()}
     values: dict[str, Any] = dict(
-        steps=0, seed_episodes=0, round_episodes=1, report_every=500, eval_every=1_000_000, eval_episodes=1,
-        temperatures=[1.0], save_every=1_000_000, save_minutes=10, keep=2,
+        steps=0, seed_episodes=0, round_episodes=1, collect="sync", report_every=500, eval_every=1_000_000,
+        eval_episodes=1, temperatures=[1.0], save_every=1_000_000, save_minutes=10, keep=2,
     )  # fmt: skip
     return Config(**{**values, **changes, "learn": learn})
 

@@ -104,7 +104,7 @@ def episode(actions: int, spec: Spec = SPEC, seed: int = 0, terminal: bool = Fal
 
 def agent_config(**changes: Any) -> agent.Config:
     values = dict(device="cpu", precision="fp32", learning_rate=1e-3, epsilon=1e-4, clip=100.0, threads=None)
-    return agent.Config(**{**values, **changes})
+    return agent.Config(**{**values, "compile": "auto", **changes})
 
 
 def make_agent(actor: Any, spec: Spec = SPEC, seed: int = 0, **changes: Any) -> Agent:

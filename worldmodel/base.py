@@ -45,6 +45,7 @@ class WorldModel(nn.Module, ABC):
     """
 
     parts: tuple[str, ...] = ("model",)  # what can learn by itself, while the rest is frozen
+    steps: tuple[str, ...] = ("imagine",)  # the methods that are called once for every step of time
 
     @abstractmethod
     def initial(self, n: int) -> State:

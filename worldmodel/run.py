@@ -27,6 +27,12 @@ from worldmodel.config import ROOT, nearest
 from worldmodel.replay import Episode, Replay, read_chunk
 
 PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
+# Keys that came later, by section, with the values that change nothing in runs that were written before.
+LATER: dict[str, dict[str, Any]] = {
+    "agent": {"compile": "auto"},
+    "replay": {"storage": "auto", "memory_gb": None},
+    "train": {"collect": "sync"},
+}
 
 
 class RunError(RuntimeError):
@@ -79,6 +85,9 @@ class Run:
             info = json.loads((folder / "run.json").read_text("utf8"))
             if not isinstance(config, dict):
                 raise ValueError("config.yaml is not a mapping")
+            for section, values in LATER.items():
+                if isinstance(config.get(section), dict):
+                    config[section] |= {key: value for key, value in values.items() if key not in config[section]}
             return Run(folder, config, info)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise RunError(f"{folder} is damaged: {error}") from error
@@ -203,7 +212,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def commit() -> str | None:
-    """The code's commit, with a '+' if it was changed since."""
+    """The code's commit, with a '+' if it was changed since; on a machine without the repository what is said there."""
 
     def git(*words: str) -> str:
         return subprocess.run(
@@ -213,7 +222,7 @@ def commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("WORLDMODEL_COMMIT")  # benchmarks/gpu.sh
 
 
 def version(package: str) -> str | None:

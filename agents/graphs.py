@@ -1,0 +1,131 @@
+"""What makes a GPU fast, in one place: steps that are compiled, and whole calls that are one launch.
+
+An update of 50 steps launches thousands of kernels of a few microseconds each, and a plan does, too: launching them one
+by one takes far longer than they do. A CUDA graph records the launches of a call once and repeats them all with one.
+Models and actors know nothing of this. They only must not ask for a value in the middle of a call (no .item(), no `if`
+on a tensor): tests/test_graphs.py holds them to it, on processors, too.
+"""
+
+import contextlib
+import copy
+import os
+import threading
+import warnings
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+from worldmodel.base import WorldModel
+
+ALONE = threading.RLock()  # while one thread records, no other may draw random numbers on the GPU
+WARM_UP = 3  # calls that run as they are before one is recorded: libraries choose and allocate in them
+
+
+class Graphed:
+    """A function of tensors, in any nest of tuples, which on a GPU runs as one CUDA graph for each key and each shape
+    of its inputs. The inputs may lie on any device.
+
+    What it computes with other tensors (weights, moments, random states) is found and changed in place, as ever. What
+    cannot be recorded runs as it is, after a warning. The results are the caller's to keep.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        device: torch.device,
+        record: Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]] | None,
+    ) -> None:
+        """function(key, *inputs). record: takes a call, and gives the tensors of its results and what repeats the call
+        into them: cuda_graph; None: every call runs as it is.
+        """
+        self.function, self.device, self.record = function, device, record
+        self.calls: dict[Hashable, int] = {}
+        self.recordings: dict[Hashable, tuple[list[Tensor], Any, Callable[[], None]] | None] = {}
+
+    def __call__(self, key: Hashable, *inputs: Any) -> Any:
+        with ALONE if self.record else contextlib.nullcontext():
+            return self.run(key, *inputs)
+
+    def run(self, key: Hashable, *inputs: Any) -> Any:
+        leaves, structure = tree.tree_flatten(inputs)
+        recording = self.recording(key, leaves, structure) if self.record else None
+        if recording is None:
+            here = [leaf.to(self.device, non_blocking=True) for leaf in leaves]
+            return self.function(key, *tree.tree_unflatten(here, structure))
+        places, results, repeat = recording
+        for place, leaf in zip(places, leaves, strict=True):
+            place.copy_(leaf, non_blocking=True)
+        repeat()
+        return tree.tree_map(torch.clone, results)  # the next call writes into the same memory
+
+    def recording(
+        self, key: Hashable, leaves: list[Tensor], structure: tree.TreeSpec
+    ) -> tuple[list[Tensor], Any, Callable[[], None]] | None:
+        """Where the inputs go, where the results are, and what runs it; None while it warms up, or if it cannot be."""
+        whole = key, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        self.calls[whole] = self.calls.get(whole, 0) + 1
+        if self.calls[whole] > WARM_UP and whole not in self.recordings:
+            assert self.record is not None
+            places = [leaf.to(self.device, copy=True) for leaf in leaves]
+            again = tree.tree_unflatten(places, structure)
+            try:
+                self.recordings[whole] = places, *self.record(lambda: self.function(key, *again))
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                warnings.warn(f"{key}: no CUDA graph, it runs kernel by kernel: {reason}", stacklevel=3)
+                self.recordings[whole] = None
+        return self.recordings.get(whole)
+
+    def forget(self) -> None:
+        """Needed when tensors that the function uses were replaced by others."""
+        self.calls.clear()
+        self.recordings.clear()
+
+
+def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """Records a call; nothing of it is executed. Other threads may go on meanwhile."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        outputs = call()
+    return outputs, graph.replay
+
+
+def compile_steps(model: WorldModel) -> None:
+    """Compile what a model does once for every step of time: many short kernels become few. What was compiled is kept
+    on disk for the next run. What cannot be compiled runs as it is, after a warning.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "worldmodel" / "compiled"))
+    warnings.filterwarnings(
+        "ignore", "The .grad attribute of a Tensor that is not a leaf"
+    )  # the compiler's own looking
+    for name in model.steps:
+        setattr(model, name, Compiled(model, name))
+
+
+class Compiled:
+    """A method of a model, compiled when it is first called. It draws the same random numbers as the plain one."""
+
+    def __init__(self, model: WorldModel, name: str) -> None:
+        self.model, self.name = model, name
+        self.plain: Callable[..., Any] = getattr(type(model), name).__get__(model)
+        self.fast: Callable[..., Any] | None = torch.compile(
+            self.plain, dynamic=False, options={"fallback_random": True}
+        )
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.fast is not None:
+            try:
+                return self.fast(*inputs)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"{self.name}: not compiled, it runs as it is: {reason}", stacklevel=2)
+                self.fast = None
+        return self.plain(*inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Compiled":
+        """A model's copy has methods of its own."""
+        return Compiled(copy.deepcopy(self.model, memo), self.name)

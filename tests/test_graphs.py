@@ -1,0 +1,250 @@
+"""One launch for a whole update or plan: what may be recorded, and that nothing but the speed changes by it."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_contract_actors import make
+from torch import Tensor
+from torch.utils import _pytree as tree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from agents.agent import Agent
+from agents.cem import CEM
+from agents.graphs import WARM_UP, Compiled, Graphed, compile_steps
+from worldmodel.base import Batch, Spec, WorldModel
+from worldmodel.config import part
+
+MODELS, ACTORS = tiny.names("model"), tiny.names("actor")
+both = pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
+PROCESSOR = torch.device("cpu")
+
+
+# ---- what may be recorded: on the meta device tensors have no values, and none may come from elsewhere ----
+
+
+class Watched(TorchDispatchMode):
+    """Everything that is computed must be on the meta device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+        made = function(*given, **(options or {}))
+        elsewhere = [a for a in tree.tree_leaves(made) if isinstance(a, Tensor) and a.device.type != "meta"]
+        assert not elsewhere, f"{function} makes a tensor on another device, or moves one there"
+        return made
+
+
+def on_meta(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Agent:
+    agent = make(name, spec)
+    agent.model.to("meta")
+    agent.actor.to("meta")
+    agent.device = torch.device("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *given, **options: contextlib.nullcontext())  # it does not know meta
+    return agent
+
+
+@both
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("name", [f"{actor} on {model}" for actor in ACTORS for model in MODELS])
+def test_deciding_asks_for_no_value_and_makes_nothing_on_another_device(
+    name: str, explore: bool, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = on_meta(name, spec, monkeypatch)
+    image, starts = torch.empty(2, *spec.image, dtype=torch.uint8, device="meta"), torch.empty(2, device="meta").bool()
+    before = agent.initial(2)
+    before = before._replace(plan=tree.tree_map(lambda a: a.to("meta"), before.plan))
+    with torch.no_grad(), Watched():
+        memory = agent.decide(explore, before, image, starts)
+    assert all(tensor.device.type == "meta" for tensor in tree.tree_leaves(memory))
+
+
+@both
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_and_its_gradient_ask_for_no_value(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = on_meta(f"uniform on {name}", spec, monkeypatch)
+    batch = Batch(*(tensor.to("meta") for tensor in tiny.batch(spec=spec)))
+    for learning in agent.model.parts:
+        with Watched():
+            loss, _, metrics = agent.model.loss(batch, learning)
+            loss.backward()
+        assert all(value.device.type == "meta" for value in metrics.values())
+
+
+# ---- that nothing changes: graphs, imitated on a processor ----
+
+
+def imitated(agent: Agent) -> Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]:
+    """Records as a GPU does: recording executes nothing, and repeating writes into the same memory again."""
+
+    def record(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        random = torch.get_rng_state()
+        tensors = [value for group in agent.tensors().values() for value in group.values()]
+        living = [*tensors, agent.skipped]
+        before = [value.clone() for value in living]
+        results = call()
+        torch.set_rng_state(random)
+        with torch.no_grad():
+            for value, old in zip(living, before, strict=True):
+                value.copy_(old)
+
+        def repeat() -> None:
+            tree.tree_map(lambda place, value: place.copy_(value), results, call())
+
+        return results, repeat
+
+    return record
+
+
+def life(agent: Agent, steps: int = WARM_UP + 3) -> list[Any]:
+    """What an agent does, learns and becomes, in alternation."""
+    torch.manual_seed(3)
+    rng, memory, told = np.random.default_rng(0), None, []
+    for number in range(steps):
+        metrics = agent.learn(tiny.batch(seed=number))
+        first = np.array([number == 4, False])
+        image = rng.integers(0, 256, (2, *tiny.SPEC.image), dtype=np.uint8)
+        action, memory = agent.act(memory, image, first, explore=number % 2 == 1)
+        told += [action.copy(), {key: value.clone() for key, value in metrics.items()}]
+    told.append(agent.learn(tiny.batch()._replace(reward=torch.full((3, 6), torch.nan)))["skipped"])
+    return [*told, agent.skipped, agent.tensors(), torch.get_rng_state()]
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = zip(tree.tree_leaves(one), tree.tree_leaves(other), strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", ["cem on rssm", "mppi on rssm", "evolution on mdnrnn", "held on rssm"])
+def test_an_agent_that_is_recorded_lives_the_same_life(name: str) -> None:
+    plain, recorded = (make(name, tiny.SPEC) for _ in range(2))
+    recorded.updating.record = recorded.deciding.record = imitated(recorded)
+    assert same(life(plain), life(recorded))
+    assert (
+        len(recorded.updating.recordings) == 1
+    )  # one kind of update; acting was called as often with as without noise
+    assert len(recorded.deciding.recordings) == 0
+    memory = None
+    for _ in range(WARM_UP + 1):
+        _, memory = recorded.act(memory, np.zeros((2, *tiny.SPEC.image), np.uint8))
+    assert len(recorded.deciding.recordings) == 1
+
+
+def test_every_key_and_shape_has_a_recording_of_its_own_after_the_warm_up() -> None:
+    recorded: list[Any] = []
+
+    def record(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        place = torch.zeros(())
+        recorded.append(call)
+
+        def repeat() -> None:
+            place.copy_(call()[0])
+
+        return (place,), repeat
+
+    twice = Graphed(lambda key, pair: (key * pair[0].sum() + pair[1],), PROCESSOR, record)
+    results, given = [], []
+    for number in range(WARM_UP + 2):
+        for key, length in ((1, 2), (10, 2), (1, 3)):
+            given.append(torch.full((length,), float(number)))
+            (result,) = twice(key, (given[-1], torch.tensor(0.5)))
+            assert result == key * length * number + 0.5
+            results.append(result)
+        assert len(recorded) == (3 if number >= WARM_UP else 0)
+    assert [float(value) for value in results[-6:]] == [6.5, 60.5, 9.5, 8.5, 80.5, 12.5]  # kept, not written over
+    assert [float(value[0]) for value in given[::3]] == [*range(WARM_UP + 2)]  # and so is what was given
+    twice.forget()
+    twice(1, (torch.ones(2), torch.ones(())))
+    assert len(recorded) == 3
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_after_one_warning() -> None:
+    def refuse(call: Callable[[], Any]) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    add = Graphed(lambda key, x: x + 1, PROCESSOR, refuse)
+    for number in range(WARM_UP):
+        assert add("plan", torch.tensor(number)) == number + 1
+    with pytest.warns(UserWarning, match="plan: no CUDA graph, it runs kernel by kernel: operation not permitted"):
+        assert add("plan", torch.tensor(5)) == 6
+    assert add("plan", torch.tensor(6)) == 7
+
+
+def test_another_actor_and_restored_weights_are_recorded_anew() -> None:
+    agent = make("cem on rssm", tiny.SPEC)
+    other = agent.with_actor(make("uniform on rssm", tiny.SPEC).actor)
+    assert other.deciding is not agent.deciding and other.deciding.function == other.decide
+    for recorded in (agent.deciding, agent.updating):
+        recorded.recordings["old"] = None
+    agent.restore({name: dict(group) for name, group in agent.tensors().items()})
+    assert not agent.deciding.recordings and not agent.updating.recordings
+
+
+# ---- compiled steps ----
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_after_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(function: Any, **options: Any) -> Any:
+        def fast(*inputs: Any) -> Any:
+            raise torch._dynamo.exc.TorchDynamoException("no working C++ compiler\nand more")
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = tiny.model()
+    plain = copy.deepcopy(model)
+    compile_steps(model)
+    with pytest.warns(UserWarning, match="imagine: not compiled, it runs as it is: no working C"):
+        assert same(*(imagined(who) for who in (model, plain)))
+    assert same(*(imagined(who) for who in (model, plain)))  # without another warning
+
+
+def imagined(model: WorldModel) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model.imagine(model.initial(3), torch.ones(3, 2))
+
+
+def test_a_copy_of_a_compiled_model_computes_with_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model = tiny.model()
+    compile_steps(model)
+    before = imagined(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert isinstance(vars(other)["imagine"], Compiled) and same(imagined(other), before)
+    assert not same(imagined(model), before)
+    assert other.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_compiling_changes_nothing_beyond_rounding(cache: None) -> None:
+    """The same random numbers are drawn: after updates the losses, and the scores of plans, are the same."""
+    agents = []
+    for compiled in ("never", "always"):
+        torch.manual_seed(0)
+        section = tiny.section("model", "rssm")
+        model = part("worldmodel", "rssm").build(section, tiny.SPEC)
+        actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC)
+        agents.append(Agent(tiny.agent_config(compile=compiled), model, actor, tiny.SPEC))
+    told = []
+    for agent in agents:
+        torch.manual_seed(1)
+        losses = [agent.learn(tiny.batch(seed=number))["loss"] for number in range(5)]
+        _, memory = agent.act(None, np.zeros((2, *tiny.SPEC.image), np.uint8))
+        told.append((torch.stack(losses), memory.plan.value))
+    assert vars(agents[1].model)["believe"].fast is not None
+    for plain, fast in zip(*told, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
