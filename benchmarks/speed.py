@@ -3,18 +3,19 @@
 Measures one update and one plan at PlaNet's published sizes; an update of World Models' V and of its M, and a
 generation of its controller in the dream, at the published sizes for CarRacing; replay, rendering and memory. Each
 stands beside its floor: operations over the matrix rate measured here, bytes over the copy rate measured here. "plain"
-is the same mathematics in eager float32, measured in the same run, so that the ratio holds on a noisy machine. Times
-are medians.
+is the same mathematics in eager float32, of PlaNet written plainly (benchmarks/plain.py), of the others our own code.
+It is measured in the same run, in turns, so that the ratio holds on a noisy machine. Times are medians.
 """
 
 import argparse
 import json
+import math
 import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 import agents  # noqa: E402
 import envs  # noqa: E402
-from agents.agent import Agent, Config  # noqa: E402
+from agents.agent import Agent, Config, keep_memory  # noqa: E402
+from agents.graphs import WARM_UP  # noqa: E402
 from agents.imagination import returns  # noqa: E402
+from benchmarks.plain import Plain  # noqa: E402
 from worldmodel import replay  # noqa: E402
-from worldmodel.base import Spec  # noqa: E402
+from worldmodel.base import Batch, Spec  # noqa: E402
 from worldmodel.config import check  # noqa: E402
 from worldmodel.run import commit  # noqa: E402
 
@@ -58,7 +61,8 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    ours, plain = agent(options.device, "auto"), agent(options.device, "fp32")
+    ours, other = agent(options.device, "auto"), agent(options.device, "fp32")
+    plain = Plain(other.model, other.actor, other.config.clip)
     rates = {"fp32": matrix_rate(ours.device, torch.float32), "bf16": matrix_rate(ours.device, torch.bfloat16)}
     copied = copy_rate()
     store = filled()
@@ -68,16 +72,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, dict[str, float]] = {
         "matrix rate": {"bf16_gflops": rates["bf16"] / 1e9, "fp32_gflops": rates["fp32"] / 1e9},
         "copy rate": {"gb_per_s": copied / 1e9},
-        f"update {BATCH}x{LENGTH}": beside(
-            lambda a: a.learn(batch), ours, plain, rates[ours.precision], options.repeats
-        ),
-        "plan 12x10x1000, 1 env": beside(
-            lambda a: a.act(None, image), ours, plain, rates[ours.precision], options.repeats
-        ),
-        "plan 12x10x1000, 4 envs": beside(
-            lambda a: a.act(None, image.repeat(4, 0)), ours, plain, rates[ours.precision], options.repeats
-        ),
     }
+    here, look = Batch(*(part.to(ours.device) for part in batch)), torch.from_numpy(image).to(ours.device)
+
+    def both(mine: Callable[[], Any], plainly: Callable[[], Any]) -> dict[str, float]:
+        return beside(mine, plainly, ours.device, rates[ours.precision], options.repeats)
+
+    figures[f"update {BATCH}x{LENGTH}"] = both(lambda: ours.learn(batch), lambda: plain.update(here))
+    for n in (1, 4, 16) if ours.device.type == "cuda" else (1, 4):
+        many, looks = image.repeat(n, 0), look.expand(n, -1, -1, -1)
+        figures[f"plan 12x10x1000, {n} env"] = both(
+            lambda many=many: ours.act(None, many), lambda looks=looks: plain.act(looks)
+        )
     size = sum(part.numel() * part.element_size() for part in batch)
     seconds = timed(lambda: store.sample(rng), ours.device, 4 * options.repeats)
     figures["replay sample"] = {
@@ -127,9 +133,13 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
     ours, plain = (agent(options.device, precision, "mdnrnn", "evolution", DRIVER) for precision in ("auto", "fp32"))
     store, rng, rate = filled(DRIVER), np.random.default_rng(0), rates[ours.precision]
     pictures, sequences = store.sample(rng, 100, 2), store.sample(rng, 16, 64)
+
+    def both(job: Callable[[Agent], Any]) -> dict[str, float]:
+        return beside(lambda: job(ours), lambda: job(plain), ours.device, rate, options.repeats)
+
     found = {
-        "V update, 200 pictures": beside(lambda a: a.learn(pictures, "vision"), ours, plain, rate, options.repeats),
-        "M update, 16x64": beside(lambda a: a.learn(sequences, "memory"), ours, plain, rate, options.repeats),
+        "V update, 200 pictures": both(lambda a: a.learn(pictures, "vision")),
+        "M update, 16x64": both(lambda a: a.learn(sequences, "memory")),
     }
     config = ours.actor.config
     rows = config.population * config.rollouts
@@ -141,7 +151,7 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
         with who.autocast():
             returns(who.model, start, lambda state: policy(who.model.features(state)), steps)
 
-    dreamt = beside(lambda a: dream(a, 20), ours, plain, rate, options.repeats)
+    dreamt = both(lambda a: dream(a, 20))
     found["dream of 1024 rows, 20 steps"] = dreamt | {"frames_per_s": rows * 20 / dreamt["seconds"]}
     seconds = timed(lambda: ours.learn(sequences, "actor"), ours.device, 1)
     floor = dreamt["floor_seconds"] * (DREAM / 20) * (1 + config.judge_rollouts / rows)
@@ -172,15 +182,25 @@ def filled(spec: Spec = SPEC) -> replay.Replay:
     return store
 
 
-def beside(job: Callable[[Agent], Any], ours: Agent, plain: Agent, rate: float, repeats: int) -> dict[str, float]:
-    """Ours, the plain one, and the floor of the same job."""
-    with FlopCounterMode(display=False) as counter:
-        job(plain)
+def beside(
+    ours: Callable[[], Any], plain: Callable[[], Any], device: torch.device, rate: float, repeats: int
+) -> dict[str, float]:
+    """Ours, the plain one, in turns, and the floor of the same job: the operations that the plain one counts."""
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: dense_flops}) as counter:
+        plain()
     floor = counter.get_total_flops() / rate
-    for _ in range(2):
-        job(ours)
-    seconds, reference = (timed(lambda a=a: job(a), a.device, repeats) for a in (ours, plain))
-    return {
+    for _ in range(WARM_UP + 2):
+        ours()
+
+    def plainly() -> float:
+        keep_memory(False)  # which is a setting of ours
+        seconds = timed(plain, device, 1)
+        keep_memory(device.type == "cpu")
+        return seconds
+
+    times = [(timed(ours, device, 1), plainly()) for _ in range(repeats)]
+    seconds, reference = (statistics.median(column) for column in zip(*times, strict=True))
+    found = {
         "seconds": seconds,
         "plain_seconds": reference,
         "times_faster": reference / seconds,
@@ -188,12 +208,28 @@ def beside(job: Callable[[Agent], Any], ours: Agent, plain: Agent, rate: float, 
         "floor_seconds": floor,
         "times_floor": seconds / floor,
     }
+    return found | ({"launches": launches(ours)} if device.type == "cuda" else {})
+
+
+def dense_flops(x: Sequence[int], weight: Sequence[int], *rest: Any, **more: Any) -> int:
+    """Operations of a dense layer, which the counter does not know."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def launches(job: Callable[[], Any]) -> int:
+    """How often a job asks the GPU to start something: kernels, and graphs of kernels."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        job()
+        torch.cuda.synchronize()
+    return sum(event.count for event in profile.key_averages() if "Launch" in event.key)
 
 
 def timed(job: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """The median seconds of a job, the device's queue emptied."""
     times = []
     for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         began = time.perf_counter()
         job()
         if device.type == "cuda":
@@ -202,8 +238,9 @@ def timed(job: Callable[[], Any], device: torch.device, repeats: int) -> float:
     return statistics.median(times)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a square matrix product."""
+    size = 2048 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device).to(dtype)
     timed(lambda: a @ a, device, 3)
     return 2 * size**3 / timed(lambda: a @ a, device, 9)
