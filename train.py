@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "train.keep",
     "train.collect",
     "agent.device",
+    "agent.compile",
     "agent.threads",
     "replay.storage",
     "replay.memory_gb",
@@ -334,6 +335,7 @@ class Training:
                     self.sums[name] = self.sums.get(name, 0) + value.detach().float()
                 if stage.updates > self.config.report_every or part == "actor":
                     self.bar.update(number, stage.updates, stage=part)
+        self.sums = {name: float(total) for name, total in self.sums.items()}  # a GPU ends its work before the clock does
         self.seconds["learn"] = time.perf_counter() - began
 
     def report(self) -> None:
