@@ -7,6 +7,7 @@ only one that imports hydra.
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import re
 import sys
@@ -42,6 +43,7 @@ from worldmodel.replay import Episode, Replay
 from worldmodel.run import Run, RunError, differences
 
 COLLECT, EVALUATE, SAMPLE, PLAY = 0, 1, 2, 4  # streams of randomness; 3 is evaluate.py's
+LONGEST_NAME = 200  # of a run; file systems take 255 bytes
 HELD_OUT = "held_out"  # a folder of episodes that are never learned from, for runs without an environment
 MAY_CHANGE = (
     "run",
@@ -311,7 +313,11 @@ class Training:
             raise ValueError("the actor learns in the real environments, but there is none: set actor.world=false")
         seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
         with self.agent.own_randomness(episode_seed(self.seed, PLAY, number)):
-            trials, _ = rollout(self.agent.with_actor(actor).act, self.envs, seeds, explore=False, stop=self.stop)
+            player = self.agent.with_actor(actor)
+            try:
+                trials, _ = rollout(player.act, self.envs, seeds, explore=False, stop=self.stop)
+            finally:
+                player.deciding.forget()  # every candidate's would keep memory of the GPU
         self.counters.played += self.steps(trials)
         return torch.tensor([trial.score for trial in trials])
 
@@ -335,7 +341,9 @@ class Training:
                     self.sums[name] = self.sums.get(name, 0) + value.detach().float()
                 if stage.updates > self.config.report_every or part == "actor":
                     self.bar.update(number, stage.updates, stage=part)
-        self.sums = {name: float(total) for name, total in self.sums.items()}  # a GPU ends its work before the clock does
+        self.sums = {
+            name: float(total) for name, total in self.sums.items()
+        }  # a GPU ends its work before the clock does
         self.seconds["learn"] = time.perf_counter() - began
 
     def report(self) -> None:
@@ -495,6 +503,11 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     words = [override for override in task if not override.startswith(("run=", "runs=", "exp=", "salvage="))]
     if raw["run"] is None:
         raw["run"] = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
+        if len(raw["run"]) > LONGEST_NAME:  # the same overrides give the same name, for it is how a run is found again
+            digest = hashlib.sha256(raw["run"].encode()).hexdigest()[:8]
+            raw["run"] = f"{raw['run'][: LONGEST_NAME - 9]}-{digest}"
+    if len(str(raw["run"])) > LONGEST_NAME:
+        raise ConfigError([f"run: the name has {len(str(raw['run']))} letters; choose one of at most {LONGEST_NAME}"])
     folder = Path(str(raw["runs"])) / str(raw["run"])
     chosen = [override.partition("=")[0] for override in task]
     if raw["model_from"] is not None:

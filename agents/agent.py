@@ -154,9 +154,9 @@ class Agent:
         """
         if part == "actor":
             batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-            with torch.no_grad(), self.autocast():
-                states = starts(self.model, batch)
-            with self.autocast(), ALONE if self.record else contextlib.nullcontext():
+            with ALONE if self.record else contextlib.nullcontext(), self.autocast():
+                with torch.no_grad():
+                    states = starts(self.model, batch)
                 return self.actor.learn(states, play)
         metrics: dict[str, Tensor] = self.updating((part, rate or self.config.learning_rate), batch)
         self.updates += 1

@@ -8,6 +8,7 @@ on a tensor): tests/test_graphs.py holds them to it, on processors, too.
 
 import contextlib
 import copy
+import gc
 import os
 import threading
 import warnings
@@ -22,6 +23,7 @@ from torch.utils import _pytree as tree
 from worldmodel.base import WorldModel
 
 ALONE = threading.RLock()  # while one thread records, no other may draw random numbers on the GPU
+RECOMPILE_LIMIT = 64  # shapes, temperatures, ways of drawing noise; more would run uncompiled and say nothing
 WARM_UP = 3  # calls that run as they are before one is recorded: libraries choose and allocate in them
 
 
@@ -54,7 +56,7 @@ class Graphed:
         leaves, structure = tree.tree_flatten(inputs)
         recording = self.recording(key, leaves, structure) if self.record else None
         if recording is None:
-            here = [leaf.to(self.device, non_blocking=True) for leaf in leaves]
+            here = [self.place(leaf) for leaf in leaves] if self.record else [leaf.to(self.device) for leaf in leaves]
             return self.function(key, *tree.tree_unflatten(here, structure))
         places, results, repeat = recording
         for place, leaf in zip(places, leaves, strict=True):
@@ -70,28 +72,42 @@ class Graphed:
         self.calls[whole] = self.calls.get(whole, 0) + 1
         if self.calls[whole] > WARM_UP and whole not in self.recordings:
             assert self.record is not None
-            places = [leaf.to(self.device, copy=True) for leaf in leaves]
+            places = [self.place(leaf) for leaf in leaves]
             again = tree.tree_unflatten(places, structure)
             try:
                 self.recordings[whole] = places, *self.record(lambda: self.function(key, *again))
             except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                warnings.warn(f"{key}: no CUDA graph, it runs kernel by kernel: {reason}", stacklevel=3)
+                reason = str(error.__context__ or error).splitlines()[0]
+                warnings.warn(f"{key}: no CUDA graph, it runs kernel by kernel: {reason}", stacklevel=4)
                 self.recordings[whole] = None
         return self.recordings.get(whole)
 
+    def place(self, leaf: Tensor) -> Tensor:
+        """A copy of an input. Its strides are those of any other of that shape: compiled steps look at them, too."""
+        return leaf.to(self.device, non_blocking=True, copy=True, memory_format=torch.contiguous_format)
+
     def forget(self) -> None:
-        """Needed when tensors that the function uses were replaced by others."""
+        """Needed when tensors that the function uses were replaced by others; and gives the graphs' memory back."""
         self.calls.clear()
         self.recordings.clear()
 
 
 def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     """Records a call; nothing of it is executed. Other threads may go on meanwhile."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = call()
-    return outputs, graph.replay
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    gc.collect()  # an older graph that is freed amid a recording would spoil it
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            results = call()
+    except RuntimeError as error:
+        torch.cuda.set_stream(stream)  # which the library leaves as it was amid the recording
+        if torch.__version__ < "2.12":  # there random numbers cannot be drawn any more after that
+            raise SystemExit(f"no CUDA graph: {error.__context__ or error}; use agent.compile=never") from error
+        raise
+    finally:
+        gc.enable()
+    return results, graph.replay
 
 
 def compile_steps(model: WorldModel) -> None:
@@ -102,6 +118,8 @@ def compile_steps(model: WorldModel) -> None:
     warnings.filterwarnings(
         "ignore", "The .grad attribute of a Tensor that is not a leaf"
     )  # the compiler's own looking
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    torch._functorch.config.force_non_lazy_backward_lowering = True  # it fails, if it must, where that is caught
     for name in model.steps:
         setattr(model, name, Compiled(model, name))
 

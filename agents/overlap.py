@@ -88,7 +88,8 @@ class Collector:
         # On the CPU within one autocast for good: when one ends, all threads forget what they have cast, and
         # the learner's gradients are rounded otherwise. A GPU's graphs must cast the weights anew every time.
         cast = contextlib.nullcontext() if self.stream else self.agent.autocast()
-        with cast, torch.cuda.stream(self.stream), OwnNoise() as noise:
+        noise = OwnNoise()
+        with cast, torch.cuda.stream(self.stream), contextlib.nullcontext() if self.stream else noise:
             while job := self.jobs.get():
                 try:
                     self.collect(*job, noise)

@@ -318,3 +318,11 @@ def test_what_hydra_cannot_read_is_told_in_a_line(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         train.strict([word])
     assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(word)
+
+
+def test_a_name_is_never_longer_than_a_file_system_takes(tmp_path: Path) -> None:
+    many = [f"train.report_every={number}" for number in range(10**9, 10**9 + 20)]
+    names = [runs.composed(f"runs={tmp_path}", *given)[0]["run"] for given in (many, many, [*many, "seed=1"])]
+    assert names[0] == names[1] != names[2] and max(map(len, names)) == 200
+    with pytest.raises(ConfigError, match="run: the name has 300 letters; choose one of at most 200"):
+        runs.composed(f"runs={tmp_path}", "run=" + "a" * 300)

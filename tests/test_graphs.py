@@ -183,6 +183,27 @@ def test_another_actor_and_restored_weights_are_recorded_anew() -> None:
     assert not agent.deciding.recordings and not agent.updating.recordings
 
 
+@pytest.mark.filterwarnings("error:.*(no CUDA graph|not compiled)")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("compiled", ["auto", "never"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_everything_is_recorded_and_learns(precision: str, compiled: str) -> None:
+    torch.manual_seed(0)
+    model = part("worldmodel", "rssm").build(tiny.section("model", "rssm"), tiny.SPEC)
+    actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC)
+    agent = Agent(tiny.agent_config(device="cuda", precision=precision, compile=compiled), model, actor, tiny.SPEC)
+    losses, memory, images = [], None, np.zeros((2, *tiny.SPEC.image), np.uint8)
+    for _ in range(40):
+        losses.append(float(agent.learn(tiny.batch())["loss"]))
+        action, memory = agent.act(memory, images)
+        assert np.isfinite(action).all()
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    kept = [*agent.updating.recordings.values(), *agent.deciding.recordings.values()]
+    assert len(kept) == (2 if compiled == "auto" else 0) and None not in kept
+    values = [agent.act(memory, images)[1].plan.value for _ in range(2)]
+    assert not torch.equal(*values)  # a recording draws new random numbers every time
+
+
 # ---- compiled steps ----
 
 

@@ -125,7 +125,8 @@ class Replay:
         """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around. The batch
         is new memory, on the device where the rows lie; pinned, if it is to be copied to another one.
         """
-        start = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch)).to(self.place.home)
+        drawn = torch.from_numpy(rng.integers(len(self), size=batch or self.config.batch))
+        start = drawn.to(self.place.home, non_blocking=True)  # a GPU need not end what it is doing for that
         steps = torch.arange(length or self.config.length, device=self.place.home)
         rows = (start[:, None] + steps) % len(self)  # (B, T)
         at = ((self.begin + rows) % self.capacity).flatten()

@@ -233,9 +233,9 @@ class RSSM(WorldModel):
                 break
             rows = whole.shape[1] - 1  # start rows that still have a target d steps later
             flat = flatten(each(lambda a, rows=rows: a[:, :rows], ahead))
-            ahead = each(
-                lambda a, rows=rows: a.unflatten(0, (-1, rows)), self.imagine(flat, batch.action[:, d:].flatten(0, 1))
-            )
+            # The plain method: a compiled one would be compiled anew for every distance.
+            step = RSSM.imagine(self, flat, batch.action[:, d:].flatten(0, 1))
+            ahead = each(lambda a, rows=rows: a.unflatten(0, (-1, rows)), step)
             whole = whole[:, :rows] & ~batch.first[:, d:]
             if d > 1:
                 posterior = each(lambda a, d=d: a[:, d:].detach(), states)

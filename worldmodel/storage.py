@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -22,6 +23,7 @@ from worldmodel.base import Spec
 from worldmodel.config import Section
 
 RESERVE = 1 << 30  # bytes left to the model, the libraries and the rest of the machine when room is planned
+THREADS = 2  # that read side by side; copying from the page cache is work for a processor
 SLOW = 2e9  # bytes per second; the page cache gives several times as much, disks mostly less
 CPU = torch.device("cpu")
 
@@ -68,6 +70,7 @@ class InFile:
         with tempfile.TemporaryFile(buffering=0, dir=folder) as file:  # has no name, or loses it at once
             self.file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self.file)
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="replay")
 
     def write(self, at: int, rows: np.ndarray) -> None:
         content, place = np.ascontiguousarray(rows).data.cast("B"), at * self.size
@@ -94,8 +97,12 @@ class InFile:
             # The disk may fetch all runs together: half the time. From the page cache it would cost a third more.
             for begin, end, place in runs:
                 os.posix_fadvise(self.file, place, (end - begin) * self.size, os.POSIX_FADV_WILLNEED)
-        for begin, end, place in runs:
-            self.fill(content[begin * self.size : end * self.size], place)
+
+        def fill(some: list[tuple[int, int, int]]) -> None:
+            for begin, end, place in some:
+                self.fill(content[begin * self.size : end * self.size], place)
+
+        list(self.threads.map(fill, [runs[first::THREADS] for first in range(THREADS)]))
         self.cold = time.perf_counter() - began > len(content) / SLOW
         return out
 
