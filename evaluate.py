@@ -25,6 +25,7 @@ import agents
 import envs
 from agents.agent import Agent
 from agents.evaluation import dream_scores, dreams, evaluate, practise
+from agents.graphs import GraphError
 from agents.rollout import Trial, confidence, episode_seed
 from worldmodel import pictures, replay, storage
 from worldmodel.checkpoint import Checkpoint
@@ -60,7 +61,7 @@ def main() -> None:
         parser.error("several actors are compared: add --compare")
     try:
         Evaluation(options).report()
-    except (RunError, ConfigError, envs.EnvError, OSError, ValueError, MemoryError) as error:
+    except (RunError, ConfigError, GraphError, envs.EnvError, OSError, ValueError, MemoryError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -30,6 +30,7 @@ import agents
 import envs
 from agents import agent, evaluation, schedule
 from agents.base import Actor
+from agents.graphs import GraphError
 from agents.overlap import Collector
 from agents.rollout import Interrupted, Trial, episode_seed, rollout
 from agents.schedule import Counters, Schedule
@@ -572,6 +573,9 @@ def run(raw: dict[str, Any], checked: dict[str, Any], stop: Stop) -> None:
     except envs.EnvError as error:
         keep(training)
         fail(error, 1)
+    except GraphError as error:
+        keep(training)
+        fail(f"{error}; saved. To go on without graphs: python train.py run={folder.name} agent.compile=never", 1)
     except agent.Diverged as error:
         fail(f"{error}; the last good checkpoint is kept: python train.py run={folder.name} resumes from it", 1)
     except OSError as error:

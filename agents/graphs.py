@@ -27,6 +27,10 @@ RECOMPILE_LIMIT = 64  # shapes, temperatures, ways of drawing noise; more would 
 WARM_UP = 3  # calls that run as they are before one is recorded: libraries choose and allocate in them
 
 
+class GraphError(Exception):
+    """A recording failed, and with this version of torch nothing can be computed on the GPU after that."""
+
+
 class Graphed:
     """A function of tensors, in any nest of tuples, which on a GPU runs as one CUDA graph for each key and each shape
     of its inputs. The inputs may lie on any device.
@@ -93,7 +97,10 @@ class Graphed:
 
 
 def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Records a call; nothing of it is executed. Other threads may go on meanwhile."""
+    """Records a call; nothing of it is executed. Other threads may go on meanwhile.
+
+    Errors: RuntimeError, after which the call can be made as it is; GraphError, after which it cannot.
+    """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     gc.collect()  # an older graph that is freed amid a recording would spoil it
     gc.disable()
@@ -102,8 +109,8 @@ def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
             results = call()
     except RuntimeError as error:
         torch.cuda.set_stream(stream)  # which the library leaves as it was amid the recording
-        if torch.__version__ < "2.12":  # there random numbers cannot be drawn any more after that
-            raise SystemExit(f"no CUDA graph: {error.__context__ or error}; use agent.compile=never") from error
+        if torch.__version__ < "2.12":
+            raise GraphError(f"not recorded as a CUDA graph: {error.__context__ or error}") from error
         raise
     finally:
         gc.enable()
@@ -115,9 +122,8 @@ def compile_steps(model: WorldModel) -> None:
     on disk for the next run. What cannot be compiled runs as it is, after a warning.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "worldmodel" / "compiled"))
-    warnings.filterwarnings(
-        "ignore", "The .grad attribute of a Tensor that is not a leaf"
-    )  # the compiler's own looking
+    # The compiler's own look at things.
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     torch._functorch.config.force_non_lazy_backward_lowering = True  # it fails, if it must, where that is caught
     for name in model.steps:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.agent import Agent
 from agents.cem import CEM
-from agents.graphs import WARM_UP, Compiled, Graphed, compile_steps
+from agents.graphs import WARM_UP, Compiled, Graphed, GraphError, compile_steps, cuda_graph
 from worldmodel.base import Batch, Spec, WorldModel
 from worldmodel.config import part
 
@@ -181,6 +182,36 @@ def test_another_actor_and_restored_weights_are_recorded_anew() -> None:
         recorded.recordings["old"] = None
     agent.restore({name: dict(group) for name, group in agent.tensors().items()})
     assert not agent.deciding.recordings and not agent.updating.recordings
+
+
+@pytest.mark.parametrize(("version", "kind"), [("2.11.0", GraphError), ("2.14.1", RuntimeError)])
+def test_a_recording_that_fails_leaves_the_stream_as_it_was(
+    version: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams: list[Any] = ["before"]
+
+    @contextlib.contextmanager
+    def graph(graph: Any, capture_error_mode: str) -> Iterator[None]:
+        streams.append("recording")
+        assert capture_error_mode == "thread_local" and not gc.isenabled()
+        try:
+            yield
+        finally:
+            raise RuntimeError("capture failed")  # as the library does, which then does not leave its stream
+
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: streams[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
+
+    def call() -> None:
+        raise RuntimeError("operation not permitted")
+
+    with pytest.raises(kind) as caught:
+        cuda_graph(call)
+    assert streams == ["before", "recording", "before"] and gc.isenabled()
+    assert kind is RuntimeError or "operation not permitted" in str(caught.value)
 
 
 @pytest.mark.filterwarnings("error:.*(no CUDA graph|not compiled)")
