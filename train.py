@@ -503,10 +503,10 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
     words = [override for override in task if not override.startswith(("run=", "runs=", "exp=", "salvage="))]
     if raw["run"] is None:
-        raw["run"] = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
-        if len(raw["run"]) > LONGEST_NAME:  # the same overrides give the same name, for it is how a run is found again
-            digest = hashlib.sha256(raw["run"].encode()).hexdigest()[:8]
-            raw["run"] = f"{raw['run'][: LONGEST_NAME - 9]}-{digest}"
+        name = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
+        if len(name) > LONGEST_NAME:  # the same overrides give the same name, for it is how a run is found again
+            name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        raw["run"] = name
     if len(str(raw["run"])) > LONGEST_NAME:
         raise ConfigError([f"run: the name has {len(str(raw['run']))} letters; choose one of at most {LONGEST_NAME}"])
     folder = Path(str(raw["runs"])) / str(raw["run"])
