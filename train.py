@@ -120,7 +120,7 @@ class Training:
         # is must not count here, for it would decide what is evicted, and so what is learned.
         rows = 2 * self.rows() + (sum(start.lengths) if start else resumed_rows)
         rows = min(rows, checked["replay"].capacity)
-        self.memory = storage.plan(checked["replay"], spec, rows, self.agent.device, folder)
+        self.room = storage.plan(checked["replay"], spec, rows, self.agent.device, folder)
         longest = math.ceil((self.envs.time_limit or 0) / self.envs.action_repeat) + 1 if self.envs else 0
         longest = max(longest, *start.lengths) if start and start.lengths else longest
         if longest > checked["replay"].capacity:
@@ -131,7 +131,7 @@ class Training:
         self.collector: Collector | None = None
         self.run = (Run.read(folder) if resumed else self.create(folder, raw, spec, start)).lock()
         try:
-            self.replay = Replay(checked["replay"], spec, rows, self.memory.place)
+            self.replay = Replay(checked["replay"], spec, rows, self.room.place)
             if resumed:
                 self.load()
             if start and not self.counters.updates:
@@ -331,7 +331,7 @@ class Training:
         def draw(update: int) -> Batch:
             return self.replay.sample(np.random.default_rng([self.seed, SAMPLE, update]), stage.batch, stage.length)
 
-        with contextlib.closing(prefetched(draw, updates, self.memory.place.ahead)) as batches:
+        with contextlib.closing(prefetched(draw, updates, self.room.place.ahead)) as batches:
             for number, batch in enumerate(batches, done + 1):
                 if self.stop():
                     raise Interrupted
@@ -342,9 +342,8 @@ class Training:
                     self.sums[name] = self.sums.get(name, 0) + value.detach().float()
                 if stage.updates > self.config.report_every or part == "actor":
                     self.bar.update(number, stage.updates, stage=part)
-        self.sums = {
-            name: float(total) for name, total in self.sums.items()
-        }  # a GPU ends its work before the clock does
+        # Reading them waits for a GPU, whose work belongs to the time that is taken.
+        self.sums = {name: float(total) for name, total in self.sums.items()}
         self.seconds["learn"] = time.perf_counter() - began
 
     def report(self) -> None:
@@ -502,14 +501,15 @@ def compose(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     except OmegaConfBaseException as error:
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
     words = [override for override in task if not override.startswith(("run=", "runs=", "exp=", "salvage="))]
-    if raw["run"] is None:
+    name = raw["run"]
+    if name is None:
         name = re.sub(r"[^\w.,=+-]", "_", "-".join([HydraConfig.get().runtime.choices["exp"], *words]))
         if len(name) > LONGEST_NAME:  # the same overrides give the same name, for it is how a run is found again
             name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        raw["run"] = name
-    if len(str(raw["run"])) > LONGEST_NAME:
-        raise ConfigError([f"run: the name has {len(str(raw['run']))} letters; choose one of at most {LONGEST_NAME}"])
-    folder = Path(str(raw["runs"])) / str(raw["run"])
+    elif len(str(name)) > LONGEST_NAME:
+        raise ConfigError([f"run: the name has {len(str(name))} letters; choose one of at most {LONGEST_NAME}"])
+    raw["run"] = name
+    folder = Path(str(raw["runs"])) / str(name)
     chosen = [override.partition("=")[0] for override in task]
     if raw["model_from"] is not None:
         source = Run.read(folder if Run.exists(folder) else Path(str(raw["model_from"]))).config
@@ -561,7 +561,7 @@ def run(raw: dict[str, Any], checked: dict[str, Any], stop: Stop) -> None:
     device = f"{training.agent.device} in {training.agent.precision}, {torch.get_num_threads()} CPU threads"
     size = sum(weight.numel() for weight in training.agent.model.parameters())
     console.rule(f"{folder}: training on {device}")
-    console.print(f"{size:,} parameters. {training.memory}")
+    console.print(f"{size:,} parameters. {training.room}")
     try:
         training.loop()
         hint = f". Next: python evaluate.py {folder} --episodes 20 --seed 0 --video" if training.envs else ""

@@ -60,7 +60,10 @@ class Graphed:
         leaves, structure = tree.tree_flatten(inputs)
         recording = self.recording(key, leaves, structure) if self.record else None
         if recording is None:
-            here = [self.place(leaf) for leaf in leaves] if self.record else [leaf.to(self.device) for leaf in leaves]
+            # What will be recorded is warmed up with inputs laid out as the recording's will be.
+            here = (
+                map(self.place, leaves) if self.record else (leaf.to(self.device, non_blocking=True) for leaf in leaves)
+            )
             return self.function(key, *tree.tree_unflatten(here, structure))
         places, results, repeat = recording
         for place, leaf in zip(places, leaves, strict=True):

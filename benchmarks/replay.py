@@ -30,17 +30,15 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agents.agent import keep_memory  # noqa: E402
-from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC, copy_rate, processor  # noqa: E402
+from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC, copy_rate, machine  # noqa: E402
 from worldmodel import storage  # noqa: E402
 from worldmodel.prefetch import prefetched  # noqa: E402
 from worldmodel.replay import Config, Episode, Replay  # noqa: E402
-from worldmodel.run import commit  # noqa: E402
 
 WAYS = ("memory", "disk, warm", "disk, cold")
 UPDATE = 0.1  # seconds
@@ -61,20 +59,12 @@ def main() -> None:
     figures = {way: child(way) for way in WAYS}
     for row in figures.values():
         row["of_memorys_rate"] = figures["memory"]["fastest_seconds"] / row["fastest_seconds"]
-    machine = {
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "system": platform.system() + " " + platform.release(),
-        "copy_gb_per_s": copy_rate() / 1e9,
-        "commit": commit(),
-        "command": "python " + " ".join(sys.argv),
-    }
-    print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    where = machine() | {"system": f"{platform.system()} {platform.release()}", "copy_gb_per_s": copy_rate() / 1e9}
+    print(f"{where['processor']}, {where['threads']} threads, torch {where['torch']}")
     for way, row in figures.items():
         print(f"{way:10}  " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=2) + "\n")
 
 
 def child(way: str) -> dict[str, float]:

@@ -102,16 +102,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures["peak memory"] = {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     if ours.device.type == "cuda":
         figures["peak memory"]["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    machine = {
-        "device": torch.cuda.get_device_name() if ours.device.type == "cuda" else "cpu",
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "precision": ours.precision,
-        "commit": commit(),
-        "command": "python " + " ".join(sys.argv),
-    }
-    return {"machine": machine, "figures": figures}
+    device = torch.cuda.get_device_name() if ours.device.type == "cuda" else "cpu"
+    return {"machine": machine() | {"device": device, "precision": ours.precision}, "figures": figures}
 
 
 def agent(
@@ -272,6 +264,17 @@ def frames(name: str, **changes: Any) -> float:
     seconds = time.perf_counter() - began
     world.close()
     return 100 / seconds
+
+
+def machine() -> dict[str, Any]:
+    """Where, with what and by which command figures were measured."""
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "command": "python " + " ".join(sys.argv),
+    }
 
 
 def processor() -> str:

@@ -58,10 +58,9 @@ class InTensor:
 class InFile:
     """Rows of bytes in a file without a name: it goes with the process, however that ends.
 
-    Read by preadv, not mapped: as fast when the system still has the file in its cache (1.8 ms for a batch of 31 MB;
-    mapped 2.1, in memory 1.6) and nine times as fast when it has not (43 ms; mapped 378). What was read never counts as
-    this process's memory, and a disk that is full or damaged is an error that can be caught, not a deadly signal.
-    Measured on two cores of an AMD EPYC with a virtual disk; benchmarks/replay.py measures it as it is now.
+    Read by preadv, not mapped: as fast when the system still has the file in its cache, and far faster when it has not
+    (docs/log.md; benchmarks/replay.py measures it as it is now). What was read never counts as this process's memory,
+    and a disk that is full or damaged is an error that can be caught, not a deadly signal.
     """
 
     def __init__(self, shape: tuple[int, ...], folder: Path, pinned: bool) -> None:
@@ -94,7 +93,7 @@ class InFile:
         runs = list(zip(begins.tolist(), [*begins[1:].tolist(), len(rows)], (rows[begins] * self.size).tolist()))
         began = time.perf_counter()
         if self.cold and hasattr(os, "posix_fadvise"):
-            # The disk may fetch all runs together: half the time. From the page cache it would cost a third more.
+            # The disk may fetch all runs together, in half the time; from the page cache it would only cost.
             for begin, end, place in runs:
                 os.posix_fadvise(self.file, place, (end - begin) * self.size, os.POSIX_FADV_WILLNEED)
 
