@@ -11,12 +11,13 @@ ifeq ($(shell uname -s),Linux)
 export MUJOCO_GL ?= egl
 endif
 
-.PHONY: help setup train test test-quick lint types lock clean
+.PHONY: help setup train test test-quick lint types same lock clean
 
 help:
 	@echo "make train       learn the quickstart task; more with ARGS=\"exp=... key=value\""
 	@echo "make test        the whole suite        make test-quick  without the slow tests"
 	@echo "make lint        ruff                   make types       mypy"
+	@echo "make same BASE=<commit>   show that nothing that is computed has changed since then"
 	@echo "make lock        renew requirements.lock (ARGS=--upgrade raises versions)"
 	@echo "make clean       delete .venv and caches; runs/ stays"
 	@echo "Another Python (3.11 to 3.13): make PYTHON=/path/to/python3.12 ..."
@@ -38,6 +39,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+same: setup
+	$(BIN)/python benchmarks/same.py --base $(BASE) $(ARGS)
 
 # Versions already in the lock are kept unless ARGS says otherwise (--upgrade, --upgrade-package torch).
 lock: setup

@@ -1,71 +1,137 @@
-"""The Actor interface: what decides in latent space. It knows a model only through worldmodel/base.py."""
+"""The interfaces of what decides: Actor and Objective. They know a model only through worldmodel/base.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from worldmodel.base import Spec, WorldModel
+from worldmodel.base import Batch, Spec, State, WorldModel
 
+Carry: TypeAlias = Any  # a NamedTuple of tensors, rows first: what an actor remembers from step to step
+Mode: TypeAlias = Literal["explore", "evaluate"]  # with exploration noise, or as well as it can
 
-class Plan(NamedTuple):
-    """What an actor remembers from step to step, and what it expects of it; rows first."""
-
-    actions: Tensor  # (N, H, A) the planned actions, the next one first; H = 0 for actors that look nowhere ahead
-    value: Tensor  # (N,) the return that the plan expects over its horizon; NaN if none
-
-
-# Live in the real environments as this actor, for so many noise-free episodes: their returns (episodes,). The same
+# Play in the real environments as this actor, for so many noise-free episodes: their returns (episodes,). The same
 # `number` gives the same episodes.
 Play: TypeAlias = Callable[["Actor", int, int], Tensor]
 
 
+class ActorInfo(NamedTuple):
+    """What an actor tells about a decision; rows first."""
+
+    predicted_return: Tensor  # (N,) expected over the plan's horizon; NaN if it expects nothing
+    plan: Tensor  # (N, H, A) the actions that it intends to take, the next one first; H = 0 if it does not plan
+
+
+class Stateless(NamedTuple):
+    """The carry of an actor that remembers nothing; it still tells how many rows there are, and on which device."""
+
+    rows: Tensor  # (N, 0)
+
+
+class Objective(nn.Module, ABC):
+    """What is maximised in imagination. Its weights and buffers, if any, are saved and trained as the actor's."""
+
+    @abstractmethod
+    def reward(self, model: WorldModel, path: State, actions: Tensor) -> Tensor:
+        """The value of every step of an imagined path, (H, N): path, states (H, N, ...) that the actions (H, N, A) led
+        to.
+        """
+
+    def terminal_value(self, model: WorldModel, state: State) -> Tensor:
+        """What is expected beyond the horizon from its last state, (N,); it counts as far as one survives to there."""
+        some: Tensor = pytree.tree_leaves(state)[0]
+        return some.new_zeros(len(some), dtype=torch.float32)
+
+
 class Actor(nn.Module, ABC):
-    """A planner, or a controller learned in imagination. Its memory is passed, never hidden."""
+    """A planner, or a controller learned in imagination. Its memory is passed, never hidden.
+
+    One that learns says so in one of two ways: by `loss`, whose gradient the agent follows, or by `learn`, by means of
+    its own. One that does neither overrides neither.
+    """
 
     model: WorldModel
-    blind: bool = False  # acts whatever the state is; the model then need not look at the images, which takes time
+    needs_observation: bool = True  # False: acts whatever the state is; the model then need not look at the images
 
-    def __init__(self, model: WorldModel, spec: Spec) -> None:
+    def __init__(self, model: WorldModel, spec: Spec, objective: Objective | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "model", model)  # not a submodule: the actor's parameters are not the model's
         self.spec = spec
+        self.objective = objective
+
+    @property
+    def has_loss(self) -> bool:
+        """Whether it learns by gradient."""
+        return type(self).loss is not Actor.loss
 
     @property
     def learns(self) -> bool:
         """Whether there is anything to learn."""
-        return type(self).learn is not Actor.learn
+        return self.has_loss or type(self).learn is not Actor.learn
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What has an optimiser of its own, by name."""
+        return {"actor": list(self.parameters())} if self.has_loss else {}
 
     @abstractmethod
-    def initial(self, n: int) -> Plan:
-        """The memory at an episode's start: n rows."""
+    def initial(self, n: int) -> Carry:
+        """The memory at an episode's start: n rows, on any device."""
 
     @abstractmethod
-    def act(self, state: Any, plan: Plan, explore: bool) -> tuple[Tensor, Plan]:
-        """The actions (N, A) to take in a state, bounded to [-1, 1] or one-hot, and the new memory."""
-
-    def learn(self, states: Any, play: Play | None = None) -> dict[str, Tensor]:
-        """Improve in imagination, starting from states (B, T, ...); or by playing in the real environments, if it is
-        configured so. Planners have nothing to learn and return no metrics.
+    def act(
+        self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Carry, ActorInfo]:
+        """The actions (N, A) to take in a state, in [-1, 1] or one-hot, the new memory, and what is expected of them.
+        Random numbers come from the generator; None is the device's default one.
         """
-        return {}
+
+    def loss(self, batch: Batch, states: State) -> tuple[Tensor, dict[str, Tensor]]:
+        """A scalar to minimise, and metrics. states (B, T, ...): those that the model's loss has just computed from the
+        batch. No gradient may reach the model but one that is meant to.
+        """
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        """Called after every step of its optimisers: target networks follow here, without a look at any number."""
+
+    def learn(self, batch: Batch, states: State, play: Play | None = None) -> dict[str, Tensor]:
+        """Improve by its own means, from a batch and its observed states (B, T, ...), or by playing in the real
+        environments if it is configured so; metrics.
+        """
+        raise NotImplementedError
 
 
-def propose(spec: Spec, *shape: int, device: torch.device | str | None = None) -> Tensor:
+def no_plan(n: int, spec: Spec, device: torch.device | str | None = None) -> ActorInfo:
+    """What an actor tells that neither plans nor predicts."""
+    return ActorInfo(torch.full((n,), torch.nan, device=device), torch.zeros(n, 0, spec.action_dim, device=device))
+
+
+def random_actions(
+    spec: Spec, *shape: int, device: torch.device | str | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Uniformly random actions, (*shape, A): in [-1, 1], or one-hot."""
     if spec.discrete:
-        choice = torch.randint(spec.action, shape, device=device)
-        return F.one_hot(choice, spec.action).float()
-    return torch.rand(*shape, spec.action, device=device) * 2 - 1
+        choice = torch.randint(spec.action_dim, shape, device=device, generator=generator)
+        return F.one_hot(choice, spec.action_dim).float()
+    return torch.rand(*shape, spec.action_dim, device=device, generator=generator) * 2 - 1
 
 
-def explored(spec: Spec, action: Tensor, noise: float) -> Tensor:
-    """Exploration: N(0, noise^2) added and clipped (noise is the standard deviation, T23); or, for discrete actions,
-    a uniformly random one with probability `noise`. (N, A) -> (N, A)."""
+def add_exploration_noise(
+    spec: Spec, action: Tensor, noise: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """N(0, noise^2) added and clipped (noise is the standard deviation, trap 23); or, for discrete actions, a uniformly
+    random one with probability `noise`. (N, A) -> (N, A).
+    """
     if spec.discrete:
-        other = torch.rand(len(action), 1, device=action.device) < noise
-        return torch.where(other, propose(spec, len(action), device=action.device), action)
-    return (action + noise * torch.randn_like(action)).clamp(-1, 1)
+        other = torch.rand(len(action), 1, device=action.device, generator=generator) < noise
+        return torch.where(other, random_actions(spec, len(action), device=action.device, generator=generator), action)
+    return (action + noise * normal_like(action, generator)).clamp(-1, 1)
+
+
+def normal_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """e ~ N(0, 1) in the shape of x."""
+    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)

@@ -6,11 +6,9 @@ Models and actors know nothing of this. They only must not ask for a value in th
 on a tensor): tests/test_graphs.py holds them to it, on processors, too.
 """
 
-import contextlib
 import copy
 import gc
 import os
-import threading
 import warnings
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -22,7 +20,6 @@ from torch.utils import _pytree as tree
 
 from worldmodel.base import WorldModel
 
-ALONE = threading.RLock()  # while one thread records, no other may draw random numbers on the GPU
 RECOMPILE_LIMIT = 64  # shapes, temperatures, ways of drawing noise; more would run uncompiled and say nothing
 WARM_UP = 3  # calls that run as they are before one is recorded: libraries choose and allocate in them
 
@@ -43,60 +40,56 @@ class Graphed:
         self,
         function: Callable[..., Any],
         device: torch.device,
-        record: Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]] | None,
+        capture: Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]] | None,
     ) -> None:
-        """function(key, *inputs). record: takes a call, and gives the tensors of its results and what repeats the call
+        """function(key, *inputs). capture: takes a call, and gives the tensors of its results and what repeats the call
         into them: cuda_graph; None: every call runs as it is.
         """
-        self.function, self.device, self.record = function, device, record
+        self.function, self.device, self.capture = function, device, capture
         self.calls: dict[Hashable, int] = {}
-        self.recordings: dict[Hashable, tuple[list[Tensor], Any, Callable[[], None]] | None] = {}
+        self.graphs: dict[Hashable, tuple[list[Tensor], Any, Callable[[], None]] | None] = {}
 
     def __call__(self, key: Hashable, *inputs: Any) -> Any:
-        with ALONE if self.record else contextlib.nullcontext():
-            return self.run(key, *inputs)
-
-    def run(self, key: Hashable, *inputs: Any) -> Any:
         leaves, structure = tree.tree_flatten(inputs)
-        recording = self.recording(key, leaves, structure) if self.record else None
-        if recording is None:
+        graph = self.captured(key, leaves, structure) if self.capture else None
+        if graph is None:
             # What will be recorded is warmed up with inputs laid out as the recording's will be.
             here = (
-                map(self.place, leaves) if self.record else (leaf.to(self.device, non_blocking=True) for leaf in leaves)
+                map(self.static_input, leaves) if self.capture else (leaf.to(self.device, non_blocking=True) for leaf in leaves)
             )
             return self.function(key, *tree.tree_unflatten(here, structure))
-        places, results, repeat = recording
-        for place, leaf in zip(places, leaves, strict=True):
-            place.copy_(leaf, non_blocking=True)
-        repeat()
+        static_inputs, results, replay = graph
+        for static, leaf in zip(static_inputs, leaves, strict=True):
+            static.copy_(leaf, non_blocking=True)
+        replay()
         return tree.tree_map(torch.clone, results)  # the next call writes into the same memory
 
-    def recording(
+    def captured(
         self, key: Hashable, leaves: list[Tensor], structure: tree.TreeSpec
     ) -> tuple[list[Tensor], Any, Callable[[], None]] | None:
         """Where the inputs go, where the results are, and what runs it; None while it warms up, or if it cannot be."""
         whole = key, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         self.calls[whole] = self.calls.get(whole, 0) + 1
-        if self.calls[whole] > WARM_UP and whole not in self.recordings:
-            assert self.record is not None
-            places = [self.place(leaf) for leaf in leaves]
-            again = tree.tree_unflatten(places, structure)
+        if self.calls[whole] > WARM_UP and whole not in self.graphs:
+            assert self.capture is not None
+            static_inputs = [self.static_input(leaf) for leaf in leaves]
+            again = tree.tree_unflatten(static_inputs, structure)
             try:
-                self.recordings[whole] = places, *self.record(lambda: self.function(key, *again))
+                self.graphs[whole] = static_inputs, *self.capture(lambda: self.function(key, *again))
             except RuntimeError as error:
                 reason = str(error.__context__ or error).splitlines()[0]
                 warnings.warn(f"{key}: no CUDA graph, it runs kernel by kernel: {reason}", stacklevel=4)
-                self.recordings[whole] = None
-        return self.recordings.get(whole)
+                self.graphs[whole] = None
+        return self.graphs.get(whole)
 
-    def place(self, leaf: Tensor) -> Tensor:
+    def static_input(self, leaf: Tensor) -> Tensor:
         """A copy of an input. Its strides are those of any other of that shape: compiled steps look at them, too."""
         return leaf.to(self.device, non_blocking=True, copy=True, memory_format=torch.contiguous_format)
 
     def forget(self) -> None:
         """Needed when tensors that the function uses were replaced by others; and gives the graphs' memory back."""
         self.calls.clear()
-        self.recordings.clear()
+        self.graphs.clear()
 
 
 def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
@@ -129,7 +122,7 @@ def compile_steps(model: WorldModel) -> None:
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     torch._functorch.config.force_non_lazy_backward_lowering = True  # it fails, if it must, where that is caught
-    for name in model.steps:
+    for name in model.step_methods:
         setattr(model, name, Compiled(model, name))
 
 

@@ -1,4 +1,4 @@
-"""Rollouts in latent space: the score that every planner maximises, and the open-loop dream."""
+"""Rollouts in latent space: the returns that planners and controllers maximise, and the open-loop dream."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,63 +6,72 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from worldmodel.base import Batch, WorldModel, each, flatten, repeat, stack
+from agents.base import Objective
+from worldmodel.base import Batch, State, WorldModel, merge_time, split_time, tree_map, tree_repeat, tree_stack
 
 
-def score(model: WorldModel, state: Any, actions: Tensor) -> Tensor:
+def evaluate_actions(model: WorldModel, objective: Objective, state: State, actions: Tensor) -> Tensor:
     """The return of action sequences imagined from each state: state (N, ...), actions (N, K, H, A) -> (N, K).
 
-    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u): rewards are read AFTER each action (T21),
-    and nothing counts after a likely death (T26). Each candidate follows one sampled latent path, as in PlaNet. What
-    is not finite counts as the worst, so that one broken corner of a model does not attract every plan.
+    sum over t = 1..H of r(s_t) * product over u < t of continues(s_u), and the terminal value of s_H times the product
+    over all u. r is the objective's: by default the reward, read AFTER each action (trap 21). Nothing counts after a
+    likely death (trap 26). Each candidate follows one sampled latent path, as in PlaNet. What is not finite counts as
+    the worst, so that one broken corner of a model does not attract every plan.
     """
     n, k, horizon, _ = actions.shape
     flat = actions.flatten(0, 1)  # (N*K, H, A)
-    states, here = [], repeat(state, k)
+    states, here = [], tree_repeat(state, k)
     for t in range(horizon):
         here = model.imagine(here, flat[:, t])
         states.append(here)
-    path = flatten(stack(states, 0))  # (H*N*K, ...)
-    reward = model.reward(path).view(horizon, n, k)
-    alive = model.continues(path).view(horizon, n, k).cumprod(0)
-    return (reward[0] + (reward[1:] * alive[:-1]).sum(0)).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    path = tree_stack(states, 0)  # (H, N*K, ...)
+    reward = objective.reward(model, path, flat.transpose(0, 1))  # (H, N*K)
+    alive = model.continues(merge_time(path)).view(horizon, n * k).cumprod(0)
+    total = reward[0] + (reward[1:] * alive[:-1]).sum(0) + objective.terminal_value(model, here) * alive[-1]
+    return total.view(n, k).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
 
 
-def watch(model: WorldModel, batch: Batch) -> Any:
+@torch.no_grad()
+def imagined_return(
+    model: WorldModel,
+    objective: Objective,
+    state: State,
+    policy: Callable[[State], Tensor],
+    horizon: int,
+    temperature: float = 1.0,
+) -> Tensor:
+    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: state -> action (N, A).
+
+    The sum of evaluate_actions, where s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so that
+    a dream may last for thousands of steps. A dream that does not stay finite counts as the worst, -inf.
+    """
+    total: Any = 0.0
+    alive: Any = 1.0
+    for _ in range(horizon):
+        action = policy(state)
+        state = model.imagine(state, action, temperature)
+        path = tree_map(lambda a: a[None], state)  # (1, N, ...)
+        total = total + alive * objective.reward(model, path, action[None])[0]
+        alive = alive * model.continues(state)
+    result: Tensor = total + alive * objective.terminal_value(model, state)
+    return result.masked_fill(~result.isfinite(), -torch.inf)
+
+
+def observe_sequence(model: WorldModel, batch: Batch) -> State:
     """The states (B, T, ...) of sequences that were observed from their first row to their last."""
     state, states = model.initial(len(batch.reward)), []
     for t in range(batch.reward.shape[1]):
         state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
         states.append(state)
-    return stack(states)
+    return tree_stack(states)
 
 
-def starts(model: WorldModel, batch: Batch) -> Any:
-    """States (1, N, ...) from which dreams may start: all observed rows but the terminal ones, from which nothing goes
-    on, and of whose future a model has seen nothing (T26).
+def start_states(batch: Batch, states: State) -> State:
+    """States (N, ...) from which dreams may start: all observed rows but the terminal ones, from which nothing goes on,
+    and of whose future a model has seen nothing (trap 26). How many there are depends on the data.
     """
     alive = ~batch.terminal.flatten()
-    return each(lambda a: a[alive][None], flatten(watch(model, batch)))
-
-
-@torch.no_grad()
-def returns(
-    model: WorldModel, state: Any, policy: Callable[[Any], Tensor], horizon: int, temperature: float = 1.0
-) -> Tensor:
-    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: state -> action (N, A).
-
-    sum over t = 1..H of reward(s_t) * product over u < t of continues(s_u), as in score(), where
-    s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so that a dream may last for
-    thousands of steps. A dream that does not stay finite counts as the worst, -inf.
-    """
-    total: Any = 0.0
-    alive: Any = 1.0
-    for _ in range(horizon):
-        state = model.imagine(state, policy(state), temperature)
-        total = total + alive * model.reward(state)
-        alive = alive * model.continues(state)
-    result: Tensor = total.masked_fill(~total.isfinite(), -torch.inf)
-    return result
+    return tree_map(lambda a: a[alive], merge_time(states))
 
 
 class Dream(NamedTuple):
@@ -78,16 +87,17 @@ class Dream(NamedTuple):
 
 @torch.no_grad()
 def dream(model: WorldModel, batch: Batch, context: int, temperature: float = 1.0) -> Dream:
-    """Observe everything; and beside it, from the state after `context` rows, imagine the rest with eyes closed."""
-    seen = watch(model, batch)
+    """Observe everything; and beside it, from the state after `context` rows, imagine the rest without images."""
+    observed = observe_sequence(model, batch)
     length = batch.reward.shape[1]
-    imagined = [each(lambda a, t=t: a[:, t], seen) for t in range(context)]
+    imagined = [tree_map(lambda a, t=t: a[:, t], observed) for t in range(context)]
     for t in range(context, length):
         imagined.append(model.imagine(imagined[-1], batch.action[:, t], temperature))
-    looked, dreamt = flatten(seen), flatten(stack(imagined))
+    looked, dreamt = merge_time(observed), merge_time(tree_stack(imagined))
 
     def rows(a: Tensor) -> Tensor:
-        return a.unflatten(0, (-1, length)).float().cpu()
+        result: Tensor = split_time(a, length).float().cpu()
+        return result
 
     return Dream(
         batch.image.float().cpu() / 255,

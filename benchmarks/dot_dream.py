@@ -29,12 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 import agents  # noqa: E402
 from agents.agent import Agent  # noqa: E402
-from agents.evaluation import practise  # noqa: E402
+from agents.evaluation import train_in_imagination  # noqa: E402
 from agents.imagination import returns  # noqa: E402
 from envs import dot  # noqa: E402
 from evaluate import Evaluation  # noqa: E402
 from worldmodel import config  # noqa: E402
-from worldmodel.base import Batch, WorldModel, each  # noqa: E402
+from worldmodel.base import Batch, WorldModel, tree_map  # noqa: E402
 from worldmodel.display import console  # noqa: E402
 from worldmodel.run import commit  # noqa: E402
 
@@ -96,7 +96,7 @@ class Comparison:
         self.agent, self.run, self.seed = self.trained.agent, self.trained.run, seed
         stages = self.run.config["train"]["learn"]
         self.generations = generations or stages["actor"]["updates"]
-        self.size = tuple(self.agent.spec.image[1:])
+        self.size = tuple(self.agent.spec.image_shape[1:])
 
     def controller(self, model: WorldModel, **changes: Any) -> Agent:
         """The run's controller, untrained, on a model."""
@@ -109,7 +109,7 @@ class Comparison:
 
     def dreamt(self, model: WorldModel, **changes: Any) -> list[float]:
         agent = self.controller(model, **changes)
-        practise(agent, self.trained.episodes, self.generations, self.seed, lambda *_: None)
+        train_in_imagination(agent, self.trained.episodes, self.generations, self.seed, lambda *_: None)
         return self.scores(agent)
 
     def lived(self) -> list[float]:
@@ -118,7 +118,7 @@ class Comparison:
         agent, rng = self.controller(world), np.random.default_rng([self.seed, 1])
         for _ in range(self.generations):
             with torch.no_grad(), agent.autocast():
-                start = each(lambda a: a[:, None], world.begin(rng, STARTS))  # (B, 1, ...)
+                start = tree_map(lambda a: a[:, None], world.begin(rng, STARTS))  # (B, 1, ...)
                 agent.actor.learn(start)
         return self.scores(agent, world)
 

@@ -63,7 +63,7 @@ class Simulator(WorldModel):
         raise NotImplementedError("there is nothing to learn")
 
 
-def starts(episodes: int, seed: int = 0) -> np.ndarray:
+def start_states(episodes: int, seed: int = 0) -> np.ndarray:
     """The initial states (N, 4) of evaluate.py's episodes."""
     worlds = [dot.Dot((16, 16), gray=True) for _ in range(episodes)]
     for number, world in enumerate(worlds):
@@ -75,7 +75,7 @@ def oracle(settings: dict[str, Any], episodes: int = 20) -> float:
     """The mean return of CEM with the true simulator."""
     model = Simulator()
     actor = cem.build(cem.Config(**settings), model, Spec((1, 16, 16), 2, False))
-    state, total, plan = starts(episodes), np.zeros(episodes), actor.initial(episodes)
+    state, total, plan = start_states(episodes), np.zeros(episodes), actor.initial(episodes)
     for _ in range(STEPS):
         with torch.no_grad():
             action, plan = actor.act(State(torch.from_numpy(state), torch.zeros(episodes)), plan, explore=False)
@@ -86,7 +86,7 @@ def oracle(settings: dict[str, Any], episodes: int = 20) -> float:
 
 def random(episodes: int = 20) -> float:
     """The mean return of uniformly random actions."""
-    rng, state, total = np.random.default_rng(0), starts(episodes), np.zeros(episodes)
+    rng, state, total = np.random.default_rng(0), start_states(episodes), np.zeros(episodes)
     for _ in range(STEPS):
         state, reward = dot.step(state, rng.uniform(-1, 1, (episodes, 2)))
         total += reward

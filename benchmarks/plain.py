@@ -61,7 +61,7 @@ class Plain:
         ).sum(-1)
         features = torch.cat([z, h], -1).flatten(0, 1)
         wrong = (self.decode(features) - image.flatten(0, 1)).square().sum((1, 2, 3)).mean()
-        reward = (self.reward(features) - batch.reward.flatten() / config.reward_unit).square().mean()
+        reward = (self.reward(features) - batch.reward.flatten() / config.reward_divisor).square().mean()
         return (
             config.image_weight * 0.5 * wrong
             + config.reward_weight * 0.5 * reward

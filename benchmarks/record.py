@@ -29,7 +29,7 @@ from worldmodel.run import Run  # noqa: E402
 CURVES = re.compile(
     r"step$|updates$|collect/return|evaluate/(return|interval)|(vision|memory)/loss_|learn/(popul|incum)"
 )
-LARGEST = 2_000_000  # bytes of a film that is kept as it is
+LARGEST = 2_000_000  # bytes of a video that is kept as it is
 LEFT = ("evaluation", "comparison", "temperatures", "dot_dream")
 
 
@@ -66,9 +66,9 @@ def hardware(device: str = "cuda") -> str:
     return torch.cuda.get_device_name() if gpu else f"{processor()}, {os.cpu_count()} cores"
 
 
-def strip(film: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
-    """Some frames of a film, one below the other."""
-    with Image.open(film) as opened:
+def strip(video: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
+    """Some frames of a video, one below the other."""
+    with Image.open(video) as opened:
         pictures = []
         for number in frames:
             opened.seek(min(number, opened.n_frames - 1))  # type: ignore[attr-defined]

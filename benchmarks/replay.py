@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     config = Config(batch=BATCH, length=LENGTH, capacity=1_000_000)
     rng, budget = np.random.default_rng(0), options.budget_gb * 1e9
     episodes = int(4 * budget / storage.row_bytes(SPEC)) // (EPISODE + 1)
-    image = rng.integers(256, size=(EPISODE + 1, *SPEC.image), dtype=np.uint8)
+    image = rng.integers(256, size=(EPISODE + 1, *SPEC.image_shape), dtype=np.uint8)
     tiny = Replay(config, SPEC, EPISODE + 1)
     tiny.add(episode(image, rng))
     tiny.sample(rng)  # the libraries' own memory
@@ -92,11 +92,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         store.add(episode(image, rng))
     highest = RESIDENT().rss
     cold = options.only == "disk, cold"
-    if isinstance(store.image, storage.InFile):
+    if isinstance(store.image, storage.FileColumn):
         os.fsync(store.image.file)  # what is not written yet cannot be thrown out, and disturbs
 
     def forget() -> None:
-        if cold and isinstance(store.image, storage.InFile):
+        if cold and isinstance(store.image, storage.FileColumn):
             os.posix_fadvise(store.image.file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     seconds = []
@@ -129,7 +129,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def episode(image: np.ndarray, rng: np.random.Generator) -> Episode:
     """Random rewards and actions on the same pictures: gigabytes of random pixels would take longer than the rest."""
     rows = len(image)
-    action = rng.uniform(-1, 1, (rows, SPEC.action)).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, SPEC.action_dim)).astype(np.float32)
     return Episode(image, action, rng.normal(size=rows).astype(np.float32), np.zeros(rows, bool))
 
 

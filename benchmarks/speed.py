@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     store = filled()
     rng = np.random.default_rng(0)
     batch = store.sample(rng)
-    image = np.zeros((1, *SPEC.image), np.uint8)
+    image = np.zeros((1, *SPEC.image_shape), np.uint8)
     figures: dict[str, dict[str, float]] = {
         "matrix rate": {"bf16_gflops": rates["bf16"] / 1e9, "fp32_gflops": rates["fp32"] / 1e9},
         "copy rate": {"gb_per_s": copied / 1e9},
@@ -122,7 +122,7 @@ def agent(
 
 def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, dict[str, float]]:
     """V, M and C at the sizes published for CarRacing. A generation is 64 candidates x 16 dreams x 1000 steps, and the
-    incumbent's judgement beside it; its operations are counted over a few steps, for each step is like the others.
+    mean_solution's judgement beside it; its operations are counted over a few steps, for each step is like the others.
     """
     ours = agent(options.device, "auto", "mdnrnn", "evolution", DRIVER)
     plain = agent(options.device, "fp32", "mdnrnn", "evolution", DRIVER, compile="never")
@@ -151,7 +151,7 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
     if ours.device.type == "cuda":
         ours.learn(sequences, "actor")  # what is compiled in the first one is not the generation's time
     seconds = timed(lambda: ours.learn(sequences, "actor"), ours.device, 1)
-    floor = dreamt["floor_seconds"] * (DREAM / 20) * (1 + config.judge_rollouts / rows)
+    floor = dreamt["floor_seconds"] * (DREAM / 20) * (1 + config.eval_rollouts / rows)
     found[f"generation, {config.population}x{config.rollouts}x{DREAM}"] = {
         "seconds": seconds,
         "generations_per_minute": 60 / seconds,
@@ -167,11 +167,11 @@ def filled(spec: Spec = SPEC) -> replay.Replay:
     rows = 10 * (EPISODE + 1)
     store = replay.Replay(replay.Config(batch=BATCH, length=LENGTH, capacity=rows), spec)
     for _ in range(10):
-        shape = (EPISODE + 1, *spec.image)
+        shape = (EPISODE + 1, *spec.image_shape)
         store.add(
             replay.Episode(
                 rng.integers(256, size=shape, dtype=np.uint8),
-                rng.uniform(-1, 1, (EPISODE + 1, spec.action)).astype(np.float32),
+                rng.uniform(-1, 1, (EPISODE + 1, spec.action_dim)).astype(np.float32),
                 rng.normal(size=EPISODE + 1).astype(np.float32),
                 np.zeros(EPISODE + 1, bool),
             )

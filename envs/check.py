@@ -11,8 +11,9 @@ import time
 import gymnasium
 import numpy as np
 
-from envs import gym, pixels
-from envs.guard import EnvError
+from envs import pixels
+from envs.suites import gym
+from envs.checks import EnvError
 
 ADVICE = {  # part of the guard's message: what to do
     "is not finite": "find what overflows or divides by zero; do not hide it with nan_to_num",
@@ -157,8 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
         gray=False,
         action_repeat=options.repeat,
         time_limit=None,
-        count=1,
-        workers=False,
+        num_envs=1,
+        processes=False,
         timeout=60,
     )
     report = Report()

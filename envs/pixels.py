@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.guard import EnvError
+from envs.checks import EnvError
 
 SMALLEST = 16  # an image side; smaller "images" are mostly symbols (MiniGrid's 7x7x3), unless named by the user
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from envs.guard import EnvError
+from envs.checks import EnvError
 
 PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # Debian's names
 

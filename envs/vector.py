@@ -1,4 +1,4 @@
-"""Several environments behind one face, in this process or each in its own; a broken one is named, never
+"""Several environments behind one interface, in this process or each in its own; a broken one is named, never
 waited for.
 
 Axes: `N` environment, `C` channel, `Y` row, `X` column, `A` action.
@@ -6,7 +6,6 @@ Axes: `N` environment, `C` channel, `Y` row, `X` column, `A` action.
 
 import contextlib
 import functools
-import importlib
 import os
 import signal
 import sys
@@ -19,39 +18,38 @@ from unittest import mock
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from envs.face import Config
-from envs.guard import EnvError, where
+from envs.adapter import Config
+from envs.checks import EnvError, where
 from envs.worker import Build, Worker, start
 
 GOODBYE = 5.0  # seconds that a worker has for closing its environment
 
 
 class Vector:
-    """`count` environments; rows are environments. image: (C, Y, X); action: A, or the number of discrete
+    """`num_envs` environments; rows are environments. image_shape: (C, Y, X); action_dim: A, or the number of discrete
     actions.
 
     time_limit: simulator steps per episode, None if unknown. Errors: EnvError for everything that goes wrong
     in an environment or its process, within `config.timeout`; all workers are gone then.
     Workers end with the thread that made them (Linux), so make it in the main thread."""
 
-    def __init__(self, config: Config, build: Build | None = None) -> None:
-        build = build or importlib.import_module(f"envs.{config.name}").build
-        self.config, self.count, self.action_repeat = config, config.count, config.action_repeat
-        self.image: tuple[int, int, int] = (1 if config.gray else 3, *config.size)
-        self._seed: list[int | None] = [None] * self.count
-        self._episode = [-1] * self.count
-        self._step = [0] * self.count
+    def __init__(self, config: Config, build: Build) -> None:
+        self.config, self.num_envs, self.action_repeat = config, config.num_envs, config.action_repeat
+        self.image_shape: tuple[int, int, int] = (1 if config.gray else 3, *config.size)
+        self._seed: list[int | None] = [None] * self.num_envs
+        self._episode = [-1] * self.num_envs
+        self._step = [0] * self.num_envs
         self._async: AsyncVectorEnv | None = None
-        if config.workers:
+        if config.processes:
             self._async = self._start(build)
-        rows = [functools.partial(Worker, config, build, i, remote=False) for i in range(self.count)]
+        rows = [functools.partial(Worker, config, build, i, remote=False) for i in range(self.num_envs)]
         self._vector = self._async or SyncVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED)
         described = self._call("constructor", "call", "describe")
         for answer in described:
             self._check(answer.get("failure"), answer.get("traceback"))
         if any(answer != described[0] for answer in described):
             self._fail(f"{config.label}: the environments differ: {described}")
-        self.action: int = described[0]["action"]
+        self.action_dim: int = described[0]["action"]
         self.discrete: bool = described[0]["discrete"]
         self.time_limit: int | None = described[0]["time_limit"]
 
@@ -61,8 +59,8 @@ class Vector:
         episodes: numbers for messages; counted from 0 when not given.
         """
         for i, seed in seeds.items():
-            if not 0 <= i < self.count:
-                raise IndexError(f"row {i} of {self.count} environments")
+            if not 0 <= i < self.num_envs:
+                raise IndexError(f"row {i} of {self.num_envs} environments")
             self._seed[i], self._step[i] = seed, 0
             self._episode[i] = (episodes or {}).get(i, self._episode[i] + 1)
         options = {"seeds": dict(seeds), "episodes": dict(enumerate(self._episode))}
@@ -70,24 +68,25 @@ class Vector:
         self._check_all(info)
         return image
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
         """actions (N, A) in [-1, 1], or one-hot rows -> image (N, C, Y, X) uint8 (a copy), reward (N,)
-        float32, terminated (N,), truncated (N,), and the seconds spent rendering, summed over the
-        environments.
+        float32, terminated (N,), truncated (N,), and info: `render_seconds`, summed over the environments.
 
         A row whose episode has ended holds still until it is reset: last image, reward 0, both flags False.
         """
         actions = np.asarray(actions, np.float32)
-        if actions.shape != (self.count, self.action) or not np.isfinite(actions).all():
-            raise ValueError(f"actions: wanted finite {(self.count, self.action)}, got {actions.shape}")
+        if actions.shape != (self.num_envs, self.action_dim) or not np.isfinite(actions).all():
+            raise ValueError(f"actions: wanted finite {(self.num_envs, self.action_dim)}, got {actions.shape}")
         self._step = [step + 1 for step in self._step]
-        chosen = actions.argmax(axis=1) if self.discrete else actions
+        chosen = actions.argmax(axis=1) if self.discrete else actions.copy()  # environments may write into it
         image, reward, _, _, info = self._call("step", "step", chosen)
         self._check_all(info)
-        none = np.zeros(self.count)
+        none = np.zeros(self.num_envs)
         terminated, truncated = (np.asarray(info.get(key, none), bool) for key in ("terminated", "truncated"))
         seconds = float(np.sum(info.get("rendering", none)))
-        return image, np.asarray(reward, np.float32), terminated, truncated, seconds
+        return image, np.asarray(reward, np.float32), terminated, truncated, {"render_seconds": seconds}
 
     def close(self) -> None:
         """Closes the environments and ends their processes; a second call does nothing."""
@@ -105,7 +104,7 @@ class Vector:
         self._kill()
 
     def _start(self, build: Build) -> AsyncVectorEnv:
-        rows = [functools.partial(start, self.config, build, i, os.getpid()) for i in range(self.count)]
+        rows = [functools.partial(start, self.config, build, i, os.getpid()) for i in range(self.num_envs)]
         try:
             # Python would import the main script in every worker, and with it torch: much memory and many
             # seconds.
@@ -136,7 +135,7 @@ class Vector:
         """Until every worker has answered, one has died, or the time is over."""
         assert self._async is not None
         pipes, processes = self._async.parent_pipes, self._async.processes
-        waiting, deadline = set(range(self.count)), time.monotonic() + self.config.timeout
+        waiting, deadline = set(range(self.num_envs)), time.monotonic() + self.config.timeout
         while waiting:
             handles: list[Any] = [pipes[i] for i in waiting] + [processes[i].sentinel for i in waiting]
             ready = connection.wait(handles, max(0.0, deadline - time.monotonic()))
@@ -165,7 +164,7 @@ class Vector:
         self._fail(f"{self._where(i, moment)}: {how}")
 
     def _check_all(self, info: dict[str, Any]) -> None:
-        none = [None] * self.count
+        none = [None] * self.num_envs
         for failure, trace in zip(info.get("failure", none), info.get("traceback", none)):
             self._check(failure, trace)
 

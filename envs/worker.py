@@ -1,8 +1,9 @@
 """One environment as `Vector` holds it: built late, never raising towards gymnasium.vector, still once it has
 ended.
 
-gymnasium.vector cannot reset some rows only, and fails on a step after an end. So ends, failures and render
-time travel in `info`, where only `Vector` reads them, and gymnasium.vector sees an endless environment."""
+gymnasium.vector steps all rows, also those whose episode has ended and which wait to be reset, and one error ends
+them all without a word on which it was. So ends, failures and render time travel in `info`, where only `Vector` reads
+them, and gymnasium.vector sees an endless environment."""
 
 import ctypes
 import faulthandler
@@ -18,10 +19,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.face import Config
-from envs.guard import EnvError, where
+from envs.adapter import Config
+from envs.checks import EnvError, where
 
-Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed face
+Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed interface
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

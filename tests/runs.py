@@ -9,37 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
-
+import envs
 import train
-from worldmodel import checkpoint
-from worldmodel.config import ROOT
-from worldmodel.display import Stop
-from worldmodel.replay import Chunk
-from worldmodel.run import Run
+from training import checkpoint, command_line
+from training.components import ROOT
+from training.config import Config
+from training.loop import open_trainer
+from training.run import Run, RunError
+from training.signals import SignalHandler
+from worldmodel.base import ConfigError
+from worldmodel.replay.episodes import Chunk
 
 # exp=smoke, made smaller still: 12 episodes of 5 decisions in a second or two.
 TINY = (  # noqa: SIM905
-    "exp=smoke env.time_limit=5 train.steps=60 train.seed_episodes=2 train.learn.model.updates=2 train.eval_every=4 "
-    "train.eval_episodes=1 train.save_every=3 replay.batch=2 replay.length=4 model.deter=8 model.stoch=4 "
+    "exp=smoke env.time_limit=5 train.env_steps=60 train.prefill=2 train.learn.model.updates=2 train.eval_every=4 "
+    "train.eval_episodes=1 train.save_every=3 replay.batch_size=2 replay.batch_length=4 model.deter=8 model.stoch=4 "
     "model.hidden=8 model.depths=[4,8] model.reward_units=8 actor.horizon=3 actor.candidates=6 actor.elites=2 "
     "agent.device=cpu agent.precision=fp32 agent.threads=1"
 ).split()
 
 
-def composed(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What train.py makes of these words: (plain values, checked sections)."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", train.strict(list(overrides)), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return train.compose(config)
+def composed(*overrides: str) -> Config:
+    """What train.py makes of these words."""
+    return command_line.parse(overrides)
 
 
-class StopAt(Stop):
+class StopAt(SignalHandler):
     """Asks to stop at its n-th question, once; as a signal would."""
 
     def __init__(self, question: int | None = None) -> None:
@@ -53,13 +48,18 @@ class StopAt(Stop):
         return super().__call__()
 
 
-def go(folder: Path, *overrides: str, stop: Stop | None = None, recipe: Sequence[str] = TINY) -> int:
+def go(folder: Path, *overrides: str, stop: SignalHandler | None = None, recipe: Sequence[str] = TINY) -> int:
     """Train folder/r in this process, or go on with it; the exit code."""
     try:
-        train.run(*composed(*recipe, "run=r", f"runs={folder}", *overrides), stop or Stop())
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+        trainer = open_trainer(composed(*recipe, "run=r", f"runs={folder}", *overrides), stop or SignalHandler())
+    except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError) as error:
+        return train.failed(error, 2 if isinstance(error, ConfigError) else 1)
+    try:
+        return train.train(trainer, stop or SignalHandler())
+    except (envs.EnvError, OSError) as error:
+        return train.failed(error, 1)
+    finally:
+        trainer.close()
 
 
 def digests(run: Path) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def replay_digest(chunks: list[Chunk]) -> str:
 
 def logged(run: Path, prefix: str = "learn/") -> list[tuple[int, str, float]]:
     """(step, name, value) of every metric that begins so, in the order of metrics.jsonl."""
-    rows = [(row["step"], row) for row in Run.read(run).history()]
+    rows = [(row["step"], row) for row in Run.read(run).metrics.history()]
     return [(step, name, value) for step, row in rows for name, value in row.items() if name.startswith(prefix)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents import cem
 from agents.agent import PATIENCE, Agent, Diverged, choose_precision
-from agents.imagination import starts, watch
+from agents.imagination import start_states, observe_sequence
 from agents.uniform import Uniform
 from worldmodel.base import Spec, flatten
 from worldmodel.config import part
@@ -25,7 +25,7 @@ def planner(model: Any, spec: Spec) -> cem.CEM:
 
 
 def images(n: int, spec: Spec = tiny.SPEC, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, *spec.image), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (n, *spec.image_shape), dtype=np.uint8)
 
 
 def copied(agent: Agent) -> dict[str, dict[str, Tensor]]:
@@ -160,7 +160,7 @@ def test_one_image_gives_what_a_batch_of_one_gives(spec: Spec) -> None:
     action, memory = agent.act(None, picture[0])
     torch.manual_seed(1)
     rows, wanted = agent.act(None, picture)
-    assert rows.shape == (1, spec.action) and rows.dtype == np.float32 and memory.action.shape == (1, spec.action)
+    assert rows.shape == (1, spec.action_dim) and rows.dtype == np.float32 and memory.action.shape == (1, spec.action_dim)
     torch.testing.assert_close(memory, wanted)
     if spec.discrete:
         assert int(action) == rows[0].argmax() and np.ndim(action) == 0 and rows.sum() == 1
@@ -234,9 +234,9 @@ def test_dreams_start_in_every_row_but_the_terminal_ones() -> None:
     model, data = tiny.model(), tiny.batch(4, 6)
     assert 0 < data.terminal.sum() < 24
     torch.manual_seed(1)
-    seen = flatten(watch(model, data))
+    seen = flatten(observe_sequence(model, data))
     torch.manual_seed(1)
-    states = starts(model, data)
+    states = start_states(model, data)
     assert all(a.shape[0] == 1 for a in states)
     for whole, some in zip(seen, states, strict=True):
         assert torch.equal(whole[~data.terminal.flatten()], some[0])

@@ -13,7 +13,7 @@ import torch
 
 from agents import agent, cem, imagination
 from agents.agent import Agent
-from agents.rollout import Trial, rollout
+from agents.rollout import EpisodeResult, rollout
 from agents.uniform import Uniform
 from worldmodel.base import Batch, Spec
 from worldmodel.replay import Config, Replay
@@ -35,7 +35,7 @@ def world(count: int = 1) -> tiny.Worlds:
     return tiny.Worlds(count, picture, earned, lambda seed: 10 - 3 * (seed % 2), lambda seed: seed % 2 == 1, SPEC)
 
 
-def collected() -> list[Trial]:
+def collected() -> list[EpisodeResult]:
     torch.manual_seed(0)
     who = tiny.make_agent(Uniform, SPEC)
     return rollout(who.act, world(3), range(40), explore=True)[0]
@@ -137,7 +137,7 @@ def test_the_model_is_shown_the_last_action_with_the_image_it_led_to(monkeypatch
     monkeypatch.setattr(who.actor, "blind", False)
     look = who.model.observe
 
-    def watch(state: Any, action: torch.Tensor, image: torch.Tensor, first: torch.Tensor) -> Any:
+    def observe_sequence(state: Any, action: torch.Tensor, image: torch.Tensor, first: torch.Tensor) -> Any:
         seen.append((action.clone(), image.clone(), first.clone()))
         return look(state, action, image, first)
 

@@ -17,7 +17,7 @@ import yaml
 import envs
 import train
 from worldmodel import config
-from worldmodel.config import ROOT, ConfigError, Section, check, part, parts
+from worldmodel.config import ROOT, ConfigError, StrictConfig, check, part, parts
 
 CONFIGS = ROOT / "configs"
 GROUPS = ("exp", "env", "model", "actor")
@@ -41,7 +41,7 @@ PLANET = {
     "model": {
         "deter": 200, "stoch": 30, "hidden": 200, "min_std": 0.1, "depths": [32, 64, 128, 256], "kernels": [5, 5, 6, 6],
         "reward_units": 300, "reward_layers": 3, "bits": 5, "dequantise": True, "free_nats": 3.0, "overshooting": 1,
-        "image_weight": 1.0, "reward_weight": 10.0, "reward_unit": 1.0, "kl_weight": 1.0, "continue_weight": 0.0,
+        "image_weight": 1.0, "reward_weight": 10.0, "reward_divisor": 1.0, "kl_weight": 1.0, "continue_weight": 0.0,
     },
     "actor": {
         "name": "cem", "horizon": 12, "iterations": 10, "candidates": 1000, "elites": 100, "init_std": 1.0,
@@ -310,7 +310,7 @@ def test_sections_are_frozen_and_have_no_defaults(tmp_path: Path) -> None:
     for section in checked.values():
         assert section.model_config["frozen"] and section.model_config["extra"] == "forbid"
         assert all(field.is_required() for field in type(section).model_fields.values())
-    assert all(issubclass(model, Section) for model in MODELS.values())
+    assert all(issubclass(model, StrictConfig) for model in MODELS.values())
 
 
 @pytest.mark.parametrize("word", ["foo", "train.steps={", "env=dot,gym"])

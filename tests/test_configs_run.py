@@ -8,7 +8,7 @@ import runs
 import train
 from worldmodel import checkpoint
 from worldmodel.config import ROOT
-from worldmodel.display import Stop
+from worldmodel.display import SignalHandler
 
 SHORT = (  # noqa: SIM905
     "env.time_limit=8 train.steps=9 train.seed_episodes=1 train.eval_episodes=1 "
@@ -36,8 +36,8 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
         if key in was
     ]
     if raw["actor"]["name"] == "evolution":
-        little += ["actor.population=4", "actor.rollouts=2", "actor.horizon=3", "actor.judge_rollouts=2"]
-    train.run(*runs.composed(*words, *SHORT, *little, "run=r", f"runs={tmp_path}"), Stop())
+        little += ["actor.population=4", "actor.rollouts=2", "actor.horizon=3", "actor.eval_rollouts=2"]
+    train.run(*runs.composed(*words, *SHORT, *little, "run=r", f"runs={tmp_path}"), SignalHandler())
     newest = checkpoint.verify(tmp_path / "r/checkpoints" / checkpoint.names(tmp_path / "r/checkpoints")[0])
     assert newest.state["counters"]["updates"] >= 1
     assert (tmp_path / "r/dream.gif").exists() and (tmp_path / "r/curve.png").exists()

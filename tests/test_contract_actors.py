@@ -12,7 +12,7 @@ from torch import Tensor
 import agents
 from agents.agent import Agent
 from agents.base import Actor, Plan
-from worldmodel.base import Spec, each
+from worldmodel.base import Spec, tree_map
 from worldmodel.config import part
 
 N = 3
@@ -31,7 +31,7 @@ def make(name: str, spec: Spec, seed: int = 0) -> Agent:
 
 
 def states(agent: Agent, b: int = N, t: int = 4) -> Any:
-    return each(Tensor.detach, agent.model.loss(tiny.batch(b, t, agent.spec))[1])
+    return tree_map(Tensor.detach, agent.model.loss(tiny.batch(b, t, agent.spec))[1])
 
 
 def act(actor: Actor, state: Any, plan: Plan, explore: bool, seed: int = 1) -> tuple[Tensor, Plan]:
@@ -41,7 +41,7 @@ def act(actor: Actor, state: Any, plan: Plan, explore: bool, seed: int = 1) -> t
 
 
 def check_actions(action: Tensor, spec: Spec) -> None:
-    assert action.shape == (N, spec.action) and action.dtype == torch.float32 and action.isfinite().all()
+    assert action.shape == (N, spec.action_dim) and action.dtype == torch.float32 and action.isfinite().all()
     if spec.discrete:
         assert ((action == 0) | (action == 1)).all() and (action.sum(-1) == 1).all()
     else:
@@ -61,22 +61,22 @@ def test_there_are_actors_and_each_is_built_by_its_name() -> None:
 @pytest.mark.parametrize("explore", [False, True])
 def test_actions_and_memory_have_the_promised_shapes_and_bounds(name: str, spec: Spec, explore: bool) -> None:
     agent = make(name, spec)
-    state, plan = each(lambda a: a[:, -1], states(agent)), agent.actor.initial(N)
+    state, plan = tree_map(lambda a: a[:, -1], states(agent)), agent.actor.initial(N)
     for _ in range(3):
         before = [a.shape for a in plan]
         action, plan = act(agent.actor, state, plan, explore)
         check_actions(action, spec)
         assert isinstance(plan, Plan) and [a.shape for a in plan] == before
-        assert plan.actions.shape[::2] == (N, spec.action) and plan.value.shape == (N,)
+        assert plan.actions.shape[::2] == (N, spec.action_dim) and plan.value.shape == (N,)
 
 
 @every
 @both
 def test_the_seed_decides_and_inputs_are_left_alone(name: str, spec: Spec) -> None:
     agent = make(name, spec)
-    state = each(lambda a: a[:, -1].clone(), states(agent))
+    state = tree_map(lambda a: a[:, -1].clone(), states(agent))
     plan = act(agent.actor, state, agent.actor.initial(N), True)[1]
-    kept = each(torch.clone, state), each(torch.clone, plan)
+    kept = tree_map(torch.clone, state), tree_map(torch.clone, plan)
     one, other = (act(agent.actor, state, plan, True, seed=5) for _ in range(2))
     assert torch.equal(one[0], other[0]) and equal(one[1], other[1])
     assert equal(state, kept[0]) and equal(plan, kept[1])
@@ -86,8 +86,8 @@ def test_the_seed_decides_and_inputs_are_left_alone(name: str, spec: Spec) -> No
 @both
 def test_a_row_does_not_see_its_neighbours(name: str, spec: Spec) -> None:
     agent = make(name, spec)
-    here, there = (each(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
-    mixed = each(lambda a, b: torch.cat([a[:1], b[1:]]), here, there)
+    here, there = (tree_map(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
+    mixed = tree_map(lambda a, b: torch.cat([a[:1], b[1:]]), here, there)
     plan = agent.actor.initial(N)
     for explore in (False, True):
         (alone, kept), (among, other) = (act(agent.actor, state, plan, explore) for state in (here, mixed))
@@ -105,7 +105,7 @@ def test_a_blind_actor_needs_no_look_and_says_so_truly(name: str, spec: Spec, mo
     _, memory = agent.act(None, image)
     agent.act(memory, image)
     assert len(looks) == (0 if agent.actor.blind else 2)
-    here, there = (each(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
+    here, there = (tree_map(lambda a: a[:, -1], states(agent, t=t)) for t in (4, 6))
     one, other = (act(agent.actor, state, agent.actor.initial(N), True)[0] for state in (here, there))
     assert torch.equal(one, other) or not agent.actor.blind
 
@@ -134,8 +134,8 @@ def test_learning_in_imagination_gives_metrics_and_leaves_the_model_alone(name: 
     assert all(torch.equal(value, before[key]) for key, value in agent.model.state_dict().items())
     changed = any(not torch.equal(value, actor[key]) for key, value in agent.actor.state_dict().items())
     assert changed == agent.actor.learns
-    image = agent.model.decode(each(lambda a: a[:, -1], start))
-    assert image.shape == (N, *spec.image) and image.isfinite().all()
+    image = agent.model.decode(tree_map(lambda a: a[:, -1], start))
+    assert image.shape == (N, *spec.image_shape) and image.isfinite().all()
 
 
 def live(agent: Agent, episode: int, steps: int = 3) -> Iterator[tuple[np.ndarray, Any]]:

@@ -58,7 +58,7 @@ def test_a_state_answers_with_the_promised_shapes(name: str, spec: Spec) -> None
     for state in (seen, model.imagine(seen, data.action[:, 1])):
         features, decoded = model.features(state), model.decode(state)
         assert features.shape[0] == N and features.dim() == 2
-        assert decoded.shape == (N, *spec.image) and decoded.dtype == torch.float32
+        assert decoded.shape == (N, *spec.image_shape) and decoded.dtype == torch.float32
         goes_on = model.continues(state)
         assert model.reward(state).shape == goes_on.shape == (N,)
         assert ((goes_on >= 0) & (goes_on <= 1)).all()

@@ -143,8 +143,8 @@ def test_films(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     names = sorted(path.name for path in (trained / "videos").iterdir())
     assert names == ["dream.gif", "episode-0.gif", "episode-1.gif", "episode-2.gif"]
     for name in names:
-        with Image.open(trained / "videos" / name) as film:
-            assert film.n_frames == 10  # type: ignore[attr-defined]
+        with Image.open(trained / "videos" / name) as video:
+            assert video.n_frames == 10  # type: ignore[attr-defined]
 
 
 def test_mistakes_are_named(

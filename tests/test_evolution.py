@@ -19,15 +19,15 @@ from agents.base import Actor
 from agents.evolution import Evolution
 from agents.imagination import returns, score
 from worldmodel import pictures
-from worldmodel.base import Spec, WorldModel, each
+from worldmodel.base import Spec, WorldModel, tree_map
 from worldmodel.config import ConfigError
-from worldmodel.latents import common_noise
+from worldmodel.latents import common_random_numbers
 
 LINE, SCALE = Spec((1, 16, 16), 1, False), Spec((1, 16, 16), 3, True)
 DARE = torch.tensor([-7.6129579727, -4.5849349892], dtype=torch.float64)
 SMALL = dict(
     name="evolution", hidden=0, bias=True, ordered=False, reads=None, population=8, rollouts=3, horizon=5,
-    temperature=1.0, sigma=0.1, weight_decay=0.0, judge_every=1, judge_rollouts=4, keep_best=False, world=False,
+    temperature=1.0, sigma=0.1, weight_decay=0.0, eval_every=1, eval_rollouts=4, keep_best=False, world=False,
     noise=0.0,
 )  # fmt: skip
 
@@ -56,13 +56,13 @@ def walk(earn: Callable[[Tensor, Tensor], Tensor], size: int = 2) -> tiny.Fake:
     return tiny.Fake(move, [0.0] * size)
 
 
-def starts(x: Tensor) -> tiny.Point:
+def start_states(x: Tensor) -> tiny.Point:
     """Places (B, T, D) where dreams may begin."""
     return tiny.Point(x, torch.zeros(x.shape[:2]), torch.ones(x.shape[:2]))
 
 
 def seen(model: WorldModel, spec: Spec = tiny.SPEC) -> Any:
-    return each(Tensor.detach, model.loss(tiny.batch(3, 6, spec))[1])
+    return tree_map(Tensor.detach, model.loss(tiny.batch(3, 6, spec))[1])
 
 
 def draw(actor: Evolution) -> Tensor:
@@ -199,7 +199,7 @@ def test_returns_by_hand() -> None:
 
 def test_returns_of_fixed_actions_are_the_planners_score() -> None:
     model = tiny.model(continue_weight=1.0)
-    start = each(lambda a: a[:, -1], seen(model))
+    start = tree_map(lambda a: a[:, -1], seen(model))
     actions = torch.rand(3, 1, 7, 2) * 2 - 1
     steps = iter(actions[:, 0].unbind(1))
     torch.manual_seed(1)
@@ -227,8 +227,8 @@ def test_the_temperature_is_the_dreams() -> None:
             return state
 
     actor = make(Listening(lambda point, action: point), temperature=1.15, horizon=3)
-    actor.learn(starts(torch.zeros(2, 2, 1)))
-    assert heard == [1.15] * (3 + 3), "the population's dream, and the incumbent's"
+    actor.learn(start_states(torch.zeros(2, 2, 1)))
+    assert heard == [1.15] * (3 + 3), "the population's dream, and the mean_solution's"
 
 
 def test_a_long_dream_keeps_no_states() -> None:
@@ -274,7 +274,7 @@ def test_all_candidates_meet_the_same_starts_and_noise() -> None:
 def test_starts_are_drawn_from_all_rows() -> None:
     model = walk(lambda x, action: x[:, 0])
     actor = make(model, horizon=1, rollouts=1)
-    states = starts(torch.arange(12.0).view(3, 4, 1).expand(-1, -1, 2))
+    states = start_states(torch.arange(12.0).view(3, 4, 1).expand(-1, -1, 2))
     found = {actor.scores(torch.zeros(2, 3), 1, states, None, 0)[0].item() for _ in range(200)}
     assert found == set(range(12))
 
@@ -285,8 +285,8 @@ def test_starts_are_drawn_from_all_rows() -> None:
 def test_the_evolved_linear_controller_is_the_lqrs() -> None:
     """LIN2, from starts so small that tanh is a line: the gain of the algebraic Riccati equation within 2 %."""
     model, _ = tiny.linear()
-    actor = make(model, bias=False, population=16, rollouts=8, horizon=50, sigma=1.0, judge_every=40)
-    states = starts(2e-3 * torch.randn(4, 8, 2))
+    actor = make(model, bias=False, population=16, rollouts=8, horizon=50, sigma=1.0, eval_every=40)
+    states = start_states(2e-3 * torch.randn(4, 8, 2))
     for _ in range(40):
         metrics = actor.learn(states)
     assert ((actor.weights() - DARE) / DARE).abs().max() < 0.02
@@ -294,14 +294,14 @@ def test_the_evolved_linear_controller_is_the_lqrs() -> None:
 
 
 def test_scores_are_told_as_they_are() -> None:
-    """Of P candidates: worst <= mean <= best, all of them returns without weight decay; the incumbent's is its own."""
+    """Of P candidates: worst <= mean <= best, all of them returns without weight decay; the mean_solution's is its own."""
     model = walk(lambda x, action: -(x[:, 0] - 0.2).square())
     actor = make(model, horizon=3, weight_decay=1e6)
-    metrics = actor.learn(starts(torch.zeros(1, 2, 2)))
+    metrics = actor.learn(start_states(torch.zeros(1, 2, 2)))
     assert -3 < metrics["population_worst"] < metrics["population_mean"] < metrics["population_best"] <= 0
     assert metrics["broken"] == 0 and metrics["generation"] == 1 and metrics["sigma"] == actor.sigma.float()
-    mean = actor.scores(actor.mean[None], 1, starts(torch.zeros(1, 1, 2)), None, 0)[0]
-    assert metrics["incumbent"] == mean.float()
+    mean = actor.scores(actor.mean[None], 1, start_states(torch.zeros(1, 1, 2)), None, 0)[0]
+    assert metrics["mean_solution"] == mean.float()
     assert all(value.shape == () and value.dtype == torch.float32 for value in metrics.values())
 
 
@@ -325,7 +325,7 @@ def hill(w: np.ndarray) -> float:
 def test_it_is_pycma(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generation by generation the same as one strategy of pycma that lives on: the buffers hold all that matters."""
     asked = recorded(monkeypatch, hill)
-    actor = make(wide(160), bias=False, judge_every=10**9)
+    actor = make(wide(160), bias=False, eval_every=10**9)
     torch.manual_seed(3)
     for _ in range(12):
         actor.learn(None)
@@ -344,7 +344,7 @@ def test_it_is_pycma(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_climbs_as_far_as_pycma_with_numpys_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch, hill)
-    actor = make(wide(6), bias=False, population=12, judge_every=10**9)
+    actor = make(wide(6), bias=False, population=12, eval_every=10**9)
     for _ in range(150):
         actor.learn(None)
     ours = -hill(actor.mean.numpy())
@@ -417,7 +417,7 @@ def test_numpys_global_randomness_is_neither_read_nor_disturbed() -> None:
         torch.manual_seed(0)
         actor = make(wide(320), bias=False)  # from 300 weights on, pycma's default would use it
         for _ in range(6):
-            actor.learn(starts(torch.zeros(1, 1, 320)))
+            actor.learn(start_states(torch.zeros(1, 1, 320)))
         small = make(model, tiny.SPEC, horizon=2)
         small.learn(states)
         after = np.random.get_state()[1:3]
@@ -433,7 +433,7 @@ def test_only_the_order_of_scores_matters(monkeypatch: pytest.MonkeyPatch, scale
         with monkeypatch.context() as patch:
             recorded(patch, lambda w, a=a, b=b: a * hill(w) + b)
             torch.manual_seed(0)
-            ends.append(make(wide(7), judge_every=10**9))
+            ends.append(make(wide(7), eval_every=10**9))
             for _ in range(20):
                 ends[-1].learn(None)
     assert same(*ends)
@@ -447,7 +447,7 @@ def test_weight_decay_is_a_penalty_of_the_mean_square(monkeypatch: pytest.Monkey
         cma.CMAEvolutionStrategy, "tell", lambda self, x, f, *more: (told.append(f), inner(self, x, f, *more))[1]
     )
     asked = recorded(monkeypatch, lambda w: 2.5)
-    actor = make(wide(4), weight_decay=0.01, judge_every=10**9)
+    actor = make(wide(4), weight_decay=0.01, eval_every=10**9)
     actor.mean.fill_(3.0)
     for _ in range(30):
         metrics = actor.learn(None)
@@ -464,7 +464,7 @@ def test_broken_candidates_are_the_worst(monkeypatch: pytest.MonkeyPatch, what: 
         with monkeypatch.context() as patch:
             recorded(patch, lambda w, bad=bad: bad if w[0] > 0.05 else float(w[0] + w[1]))
             torch.manual_seed(0)
-            ends.append(make(wide(3), judge_every=10**9))
+            ends.append(make(wide(3), eval_every=10**9))
             for _ in range(6):
                 metrics = ends[-1].learn(None)
                 if bad is what and metrics["broken"]:
@@ -475,7 +475,7 @@ def test_broken_candidates_are_the_worst(monkeypatch: pytest.MonkeyPatch, what: 
 def test_one_broken_rollout_breaks_its_candidate() -> None:
     model = walk(lambda x, action: torch.where(x[:, 0] > 100, math.nan, 1.0))
     actor = make(model, horizon=2)
-    states = starts(torch.tensor([[[0.0, 0.0], [200.0, 0.0]]]))
+    states = start_states(torch.tensor([[[0.0, 0.0], [200.0, 0.0]]]))
     torch.manual_seed(1)
     total = torch.stack([actor.scores(torch.zeros(1, 3), 4, states, None, 0)[0] for _ in range(40)])
     assert set(total.tolist()) == {2.0, -math.inf}
@@ -508,7 +508,7 @@ def test_a_generation_that_is_interrupted_leaves_no_trace(monkeypatch: pytest.Mo
     assert all(torch.equal(value, before[key]) for key, value in actor.state_dict().items())
 
 
-# ---- the incumbent ----
+# ---- the mean_solution ----
 
 
 def test_the_incumbent_is_judged_on_other_starts_and_noise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,8 +531,8 @@ def test_the_incumbent_is_judged_on_other_starts_and_noise(monkeypatch: pytest.M
 
 def test_it_is_judged_every_so_many_generations(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch, hill)
-    actor = make(wide(3), judge_every=3)
-    assert ["incumbent" in actor.learn(None) for _ in range(7)] == [False, False, True, False, False, True, False]
+    actor = make(wide(3), eval_every=3)
+    assert ["mean_solution" in actor.learn(None) for _ in range(7)] == [False, False, True, False, False, True, False]
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
@@ -569,9 +569,9 @@ def test_it_acts_with_its_weights() -> None:
 
 
 def test_in_the_world_it_plays_instead_of_dreaming(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every candidate plays the same episodes, which are the generation's own; the incumbent plays others."""
+    """Every candidate plays the same episodes, which are the generation's own; the mean_solution plays others."""
     monkeypatch.setattr(evolution, "returns", None)
-    actor = make(wide(2), world=True, population=10, rollouts=3, judge_rollouts=6, sigma=0.3)
+    actor = make(wide(2), world=True, population=10, rollouts=3, eval_rollouts=6, sigma=0.3)
     calls: list[tuple[int, int]] = []
 
     def play(who: Actor, episodes: int, number: int) -> Tensor:
@@ -585,7 +585,7 @@ def test_in_the_world_it_plays_instead_of_dreaming(monkeypatch: pytest.MonkeyPat
     assert calls[:11] == [(3, 0)] * 10 + [(6, 1)] and calls[11:22] == [(3, 2)] * 10 + [(6, 3)]
     assert len(calls) == 60 * 11
     gain = actor.act(actor.model.at(torch.eye(2)), actor.initial(2), False)[0]
-    assert torch.allclose(gain, torch.tensor(0.5), atol=0.01) and -1e-3 < metrics["incumbent"] <= 1e-6
+    assert torch.allclose(gain, torch.tensor(0.5), atol=0.01) and -1e-3 < metrics["mean_solution"] <= 1e-6
 
 
 def test_a_candidate_that_plays_is_a_light_actor() -> None:
@@ -597,7 +597,7 @@ def test_a_candidate_that_plays_is_a_light_actor() -> None:
 
 def test_without_environments_it_cannot_play() -> None:
     with pytest.raises(ValueError, match="how to play"):
-        make(wide(2), world=True).learn(starts(torch.zeros(1, 1, 2)))
+        make(wide(2), world=True).learn(start_states(torch.zeros(1, 1, 2)))
 
 
 # ---- the picture ----
@@ -605,7 +605,7 @@ def test_without_environments_it_cannot_play() -> None:
 
 def test_generations_as_a_picture(tmp_path: Path) -> None:
     def drawn(rows: list[dict[str, float]]) -> tuple[int, bool]:
-        """Over how many lines of pixels the incumbent's curve reaches, and whether there is a band."""
+        """Over how many lines of pixels the mean_solution's curve reaches, and whether there is a band."""
         pictures.generations(tmp_path / "g.png", rows, "a run")
         with Image.open(tmp_path / "g.png") as image:
             assert image.format == "PNG"
@@ -621,9 +621,9 @@ def test_generations_as_a_picture(tmp_path: Path) -> None:
         rows.append({"step": 0, "learn/generation": g} | {f"learn/{key}": value for key, value in scores.items()})
     assert drawn(rows) == (0, True)
     for row in rows[1::5]:
-        row["learn/incumbent"] = row["learn/population_mean"]
+        row["learn/mean_solution"] = row["learn/population_mean"]
     rows.append({"step": 0, "learn/broken": 64.0})
-    rows.append({"step": 0, "learn/generation": 20, "learn/population_mean": math.nan, "learn/incumbent": -math.inf})
+    rows.append({"step": 0, "learn/generation": 20, "learn/population_mean": math.nan, "learn/mean_solution": -math.inf})
     curve, band = drawn(rows)
     assert 100 < curve < 400 and band
     rows[3]["learn/population_worst"] = -1e9  # one candidate that fell off the world
@@ -633,7 +633,7 @@ def test_generations_as_a_picture(tmp_path: Path) -> None:
 def test_the_picture_reads_what_learning_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch, hill)
     metrics = make(wide(3)).learn(None)
-    wanted = {"generation", "population_best", "population_mean", "population_worst", "incumbent", "sigma", "broken"}
+    wanted = {"generation", "population_best", "population_mean", "population_worst", "mean_solution", "sigma", "broken"}
     assert set(metrics) == wanted
 
 
@@ -646,13 +646,13 @@ def test_common_noise_makes_candidates_comparable() -> None:
     actor, states = make(model, tiny.SPEC, horizon=6), seen(model)
     weights = torch.cat([draw(actor)[:1], draw(actor)[:1]])
     weights[1] = weights[0] + 0.01
-    pool = each(lambda a: a.flatten(0, 1), states)
+    pool = tree_map(lambda a: a.flatten(0, 1), states)
 
     def difference(blocks: int) -> float:
         rows = torch.randint(18, (4,)).repeat(2)
-        with common_noise(blocks):
+        with common_random_numbers(blocks):
             policy = actor.controller.policy(weights)
-            total = returns(model, each(lambda a: a[rows], pool), lambda state: policy(model.features(state)), 6)
+            total = returns(model, tree_map(lambda a: a[rows], pool), lambda state: policy(model.features(state)), 6)
         return float(total.view(2, 4).mean(1).diff())
 
     shared, own = (np.std([difference(blocks) for _ in range(30)]) for blocks in (2, 1))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from agents import brownian, held
-from agents.base import Actor, Plan, propose
+from agents.base import Actor, Plan, random_actions
 from agents.brownian import reflected
 from agents.evaluation import planned
-from agents.rollout import promise_kept, rollout
+from agents.rollout import planned_vs_obtained, rollout
 from worldmodel.base import Spec, where
 from worldmodel.config import ConfigError, check
 
@@ -85,7 +85,7 @@ def test_held_actions_are_uniform() -> None:
 def test_the_plan_is_what_is_still_to_come_and_then_nothing(spec: Spec) -> None:
     actor = hold(spec, 2, 6)
     plan = actor.initial(50)
-    assert plan.actions.shape == (50, 6, spec.action) and plan.actions.isnan().all()
+    assert plan.actions.shape == (50, 6, spec.action_dim) and plan.actions.isnan().all()
     action, plan = actor.act(None, plan, explore=False)
     left = (~plan.actions[..., 0].isnan()).sum(1)
     assert set(left.tolist()) == {2, 3, 4, 5, 6}
@@ -134,9 +134,9 @@ def test_a_discrete_walk_persists_and_prefers_no_action() -> None:
         actions = live(walk(spec), 200, 300)
         assert ((actions == 0) | (actions == 1)).all() and (actions.sum(-1) == 1).all()
         lengths = [length for episode in actions for length in runs(episode)]
-        assert np.mean(lengths) > 2 * spec.action / (spec.action - 1)  # twice as long as chance
-        assert actions.mean((0, 1)).tolist() == pytest.approx([1 / spec.action] * spec.action, abs=0.03)
-        assert actions[:, -50:].mean((0, 1)).tolist() == pytest.approx([1 / spec.action] * spec.action, abs=0.06)
+        assert np.mean(lengths) > 2 * spec.action_dim / (spec.action_dim - 1)  # twice as long as chance
+        assert actions.mean((0, 1)).tolist() == pytest.approx([1 / spec.action_dim] * spec.action_dim, abs=0.03)
+        assert actions[:, -50:].mean((0, 1)).tolist() == pytest.approx([1 / spec.action_dim] * spec.action_dim, abs=0.06)
 
 
 def test_a_discrete_walk_has_no_ties_for_the_first_of_many_actions_to_win() -> None:
@@ -153,7 +153,7 @@ def test_a_discrete_walk_has_no_ties_for_the_first_of_many_actions_to_win() -> N
 def test_they_persist_where_uniform_actions_do_not(name: str, spec: Spec) -> None:
     """Correlation of an action with the next one: 0 for uniform ones."""
     actions = live(make(name, spec), 100, 100)[..., 0]
-    still = propose(spec, 100, 100)[..., 0]
+    still = random_actions(spec, 100, 100)[..., 0]
 
     def correlation(a: Tensor) -> float:
         return torch.corrcoef(torch.stack([a[:, :-1].flatten(), a[:, 1:].flatten()]))[0, 1].item()
@@ -215,13 +215,13 @@ def test_the_seed_decides_and_the_plan_that_is_given_is_left_alone(name: str, sp
 @both
 def test_whole_episodes_make_no_promise_and_no_warning(name: str, spec: Spec) -> None:
     """Three episodes in two rows: a row's second one starts afresh, and what was planned is not a number, silently."""
-    spec = Spec((1, 16, 16), spec.action, spec.discrete)
+    spec = Spec((1, 16, 16), spec.action_dim, spec.discrete)
     envs = tiny.Worlds(2, lambda *_: np.zeros((1, 16, 16)), lambda *_: 1.0, lambda seed: (3, 30, 12)[seed], spec=spec)
     agent = tiny.make_agent(lambda model, spec: make(name, spec), spec)
     trials, _ = rollout(agent.act, envs, [0, 1, 2], explore=True)
     assert [len(trial.predicted) for trial in trials] == [3, 30, 12]
     for trial in trials:
-        assert np.isnan(trial.predicted).all() and math.isnan(promise_kept(trial)[0])
+        assert np.isnan(trial.predicted).all() and math.isnan(planned_vs_obtained(trial)[0])
         action = trial.episode.action[1:]
         assert np.isfinite(action).all() and np.abs(action).max() <= 1
         assert (spec.discrete and (action.sum(-1) == 1).all()) or not spec.discrete

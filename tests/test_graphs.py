@@ -55,7 +55,7 @@ def test_deciding_asks_for_no_value_and_makes_nothing_on_another_device(
     name: str, explore: bool, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = on_meta(name, spec, monkeypatch)
-    image, starts = torch.empty(2, *spec.image, dtype=torch.uint8, device="meta"), torch.empty(2, device="meta").bool()
+    image, starts = torch.empty(2, *spec.image_shape, dtype=torch.uint8, device="meta"), torch.empty(2, device="meta").bool()
     before = agent.initial(2)
     before = before._replace(plan=tree.tree_map(lambda a: a.to("meta"), before.plan))
     with torch.no_grad(), Watched():
@@ -107,7 +107,7 @@ def life(agent: Agent, steps: int = WARM_UP + 3) -> list[Any]:
     for number in range(steps):
         metrics = agent.learn(tiny.batch(seed=number))
         first = np.array([number == 4, False])
-        image = rng.integers(0, 256, (2, *tiny.SPEC.image), dtype=np.uint8)
+        image = rng.integers(0, 256, (2, *tiny.SPEC.image_shape), dtype=np.uint8)
         action, memory = agent.act(memory, image, first, explore=number % 2 == 1)
         told += [action.copy(), {key: value.clone() for key, value in metrics.items()}]
     told.append(agent.learn(tiny.batch()._replace(reward=torch.full((3, 6), torch.nan)))["skipped"])
@@ -130,7 +130,7 @@ def test_an_agent_that_is_recorded_lives_the_same_life(name: str) -> None:
     assert len(recorded.deciding.recordings) == 0
     memory = None
     for _ in range(WARM_UP + 1):
-        _, memory = recorded.act(memory, np.zeros((2, *tiny.SPEC.image), np.uint8))
+        _, memory = recorded.act(memory, np.zeros((2, *tiny.SPEC.image_shape), np.uint8))
     assert len(recorded.deciding.recordings) == 1
 
 
@@ -223,7 +223,7 @@ def test_on_a_gpu_everything_is_recorded_and_learns(precision: str, compiled: st
     model = part("worldmodel", "rssm").build(tiny.section("model", "rssm"), tiny.SPEC)
     actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC)
     agent = Agent(tiny.agent_config(device="cuda", precision=precision, compile=compiled), model, actor, tiny.SPEC)
-    losses, memory, images = [], None, np.zeros((2, *tiny.SPEC.image), np.uint8)
+    losses, memory, images = [], None, np.zeros((2, *tiny.SPEC.image_shape), np.uint8)
     for _ in range(40):
         losses.append(float(agent.learn(tiny.batch())["loss"]))
         action, memory = agent.act(memory, images)
@@ -295,8 +295,8 @@ def test_compiling_changes_nothing_beyond_rounding(cache: None) -> None:
     for agent in agents:
         torch.manual_seed(1)
         losses = [agent.learn(tiny.batch(seed=number))["loss"] for number in range(5)]
-        _, memory = agent.act(None, np.zeros((2, *tiny.SPEC.image), np.uint8))
+        _, memory = agent.act(None, np.zeros((2, *tiny.SPEC.image_shape), np.uint8))
         told.append((torch.stack(losses), memory.plan.value))
-    assert vars(agents[1].model)["believe"].fast is not None
+    assert vars(agents[1].model)["obs_step"].fast is not None
     for plain, fast in zip(*told, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)

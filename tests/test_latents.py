@@ -110,7 +110,7 @@ drawing = pytest.mark.parametrize("draw", [latents.normal, latents.uniform], ids
 
 @drawing
 def test_under_common_noise_every_block_draws_the_same(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    with latents.common_noise(3):
+    with latents.common_random_numbers(3):
         drawn = draw(torch.zeros(12, 2, 5))
     assert drawn.shape == (12, 2, 5)
     blocks = drawn.unflatten(0, (3, 4))
@@ -121,7 +121,7 @@ def test_under_common_noise_every_block_draws_the_same(draw: Callable[[torch.Ten
 def test_common_noise_is_of_samples_too_and_keeps_its_law() -> None:
     torch.manual_seed(0)
     mean, std = torch.arange(4.0).repeat_interleave(50_000)[:, None], torch.full((200_000, 1), 2.0)
-    with latents.common_noise(4):
+    with latents.common_random_numbers(4):
         drawn = latents.sample(mean, std) - mean
         assert torch.equal(latents.sample(mean[:3], std[:3], 0), mean[:3])  # nothing is drawn, nothing to divide
     for block in drawn.view(4, -1):
@@ -138,12 +138,12 @@ def test_common_noise_ends_where_it_should(draw: Callable[[torch.Tensor], torch.
         return int((drawn == drawn[0]).all(1).sum())
 
     assert blocks() == 1
-    with latents.common_noise(2):
+    with latents.common_random_numbers(2):
         assert blocks() == 2
-        with latents.common_noise(3):
+        with latents.common_random_numbers(3):
             assert blocks() == 3
         assert blocks() == 2
-        with pytest.raises(KeyError), latents.common_noise(6):
+        with pytest.raises(KeyError), latents.common_random_numbers(6):
             assert blocks() == 6
             raise KeyError
         assert blocks() == 2
@@ -152,7 +152,7 @@ def test_common_noise_ends_where_it_should(draw: Callable[[torch.Tensor], torch.
 
 @drawing
 def test_rows_that_are_not_blocks_of_equal_length_are_refused(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match="7 rows are not 2 blocks of equal length"), latents.common_noise(2):
+    with pytest.raises(ValueError, match="7 rows are not 2 blocks of equal length"), latents.common_random_numbers(2):
         draw(torch.zeros(7, 3))
     assert draw(torch.zeros(7, 3)).shape == (7, 3)
 
@@ -164,7 +164,7 @@ def test_without_common_noise_the_stream_of_random_numbers_is_torchs() -> None:
             torch.manual_seed(3)
             wanted = [theirs(like), theirs(like)]
             torch.manual_seed(3)
-            with contextlib.nullcontext() if blocks is None else latents.common_noise(blocks):
+            with contextlib.nullcontext() if blocks is None else latents.common_random_numbers(blocks):
                 assert all(torch.equal(draw(like), one) for one in wanted)
     mean, std, _, _ = random_pair()
     torch.manual_seed(3)
@@ -175,7 +175,7 @@ def test_without_common_noise_the_stream_of_random_numbers_is_torchs() -> None:
 
 def test_squares_are_summed_over_a_row_and_averaged_over_rows() -> None:
     target, mean = torch.randn(4, 3, 5, 5), torch.randn(4, 3, 5, 5, requires_grad=True)
-    got, wanted = latents.squares(target, mean), (target - mean).square().sum((1, 2, 3)).mean()
+    got, wanted = latents.sum_squared_error(target, mean), (target - mean).square().sum((1, 2, 3)).mean()
     torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(*(torch.autograd.grad(one, mean)[0] for one in (got, wanted)))
     torch.testing.assert_close(0.5 * got, latents.unit_nll(target, mean).sum((1, 2, 3)).mean())

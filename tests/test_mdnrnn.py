@@ -17,12 +17,12 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from agents.imagination import score
 from envs import dot
 from worldmodel import latents, mdnrnn
-from worldmodel.base import Batch, Spec, each, flatten, stack
+from worldmodel.base import Batch, Spec, tree_map, flatten, stack
 from worldmodel.config import ROOT
 from worldmodel.mdnrnn import mixture_nll, sample
 from worldmodel.networks import LSTMCell
 
-DOOM = dict(latent=64, hidden=512, cell=True, tell_first=True, continue_weight=1.0, terminal_weight=10.0)
+DOOM = dict(latent=64, hidden=512, cell=True, input_is_first=True, continue_weight=1.0, terminal_weight=10.0)
 CARD = Spec((1, 4, 4), 4, True)  # pictures so small that one convolution reads them
 PLAIN: dict[str, Any] = dict(depths=[8], kernels=[4])
 
@@ -337,8 +337,8 @@ def test_a_dream_of_the_same_states_is_the_same_under_common_noise() -> None:
     """Both draws are common: which component, and where in it."""
     model = make()
     states = flatten(walk(model, tiny.batch()))
-    tripled = each(lambda a: torch.cat([a] * 3), states)
-    with latents.common_noise(3):
+    tripled = tree_map(lambda a: torch.cat([a] * 3), states)
+    with latents.common_random_numbers(3):
         got = model.imagine(tripled, torch.zeros(54, 2)).z.unflatten(0, (3, 18))
     assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
     other = model.imagine(tripled, torch.zeros(54, 2)).z.unflatten(0, (3, 18))
@@ -392,12 +392,12 @@ def test_below_the_free_nats_the_kl_has_no_gradient() -> None:
 
 def test_losses_are_summed_over_pixels_and_averaged_over_rows() -> None:
     """T9: an explicit double loop. Rewards have the half, their weight and their unit; pictures have their weight."""
-    model, data = make(image_weight=3.0, reward_weight=10.0, reward_unit=4.0), tiny.batch(starts=[(1, 3)])
+    model, data = make(image_weight=3.0, reward_weight=10.0, reward_divisor=4.0), tiny.batch(starts=[(1, 3)])
     loss, states, metrics = seeded(model, data)
     image = reward = error = 0.0
     for b in range(3):
         for t in range(6):
-            state = each(lambda a, b=b, t=t: a[b, t][None], states)
+            state = tree_map(lambda a, b=b, t=t: a[b, t][None], states)
             seen = data.image[b, t].double() / 255
             image += (seen - model.decode(state)[0].double()).square().sum().item() / 18
             missed = data.reward[b, t].item() - model.reward(state).item()
@@ -554,7 +554,7 @@ def gradients(model: mdnrnn.MDNRNN, data: Batch, part: str) -> tuple[float, dict
 
 
 def test_ms_loss_does_not_reach_v_nor_vs_loss_m() -> None:
-    model, data = make(continue_weight=1.0, tell_first=True, free_nats=0.0), tiny.batch(starts=[(1, 3)])
+    model, data = make(continue_weight=1.0, input_is_first=True, free_nats=0.0), tiny.batch(starts=[(1, 3)])
     both, by_both = gradients(model, data, "model")
     vision, by_vision = gradients(model, data, "vision")
     memory, by_memory = gradients(model, data, "memory")
@@ -575,7 +575,7 @@ def test_a_part_says_only_its_own_losses_and_all_parts_the_same_states() -> None
     assert losses["memory"] == {"loss_latent", "loss_reward", "loss_continue"}
     assert losses["model"] == losses["vision"] | losses["memory"]
     for part in model.parts:
-        torch.testing.assert_close(each(Tensor.detach, said[part][1]), each(Tensor.detach, said["model"][1]))
+        torch.testing.assert_close(tree_map(Tensor.detach, said[part][1]), tree_map(Tensor.detach, said["model"][1]))
     assert not any(part.requires_grad for part in said["vision"][1])
     with torch.no_grad():
         for part in model.parts:
@@ -705,7 +705,7 @@ def test_continuing_is_read_from_h_alone_and_is_certain_without_its_head() -> No
 # ---- time ----
 
 variants = pytest.mark.parametrize(
-    "doom", [{}, dict(cell=True, tell_first=True, continue_weight=1.0)], ids=["", "doom"]
+    "doom", [{}, dict(cell=True, input_is_first=True, continue_weight=1.0)], ids=["", "doom"]
 )
 
 
@@ -742,7 +742,7 @@ def test_imagining_from_a_row_is_believing_the_next_before_the_look(monkeypatch:
     no_noise(monkeypatch)
     model, data = make(**doom), tiny.batch()
     _, states, _ = model.loss(data)
-    before = each(lambda a: a[:, :-1].flatten(0, 1), states)
+    before = tree_map(lambda a: a[:, :-1].flatten(0, 1), states)
     dreamt = model.imagine(before, data.action[:, 1:].flatten(0, 1), temperature=0)
     torch.testing.assert_close(dreamt.hidden, states.hidden[:, 1:].flatten(0, 1))
     torch.testing.assert_close(dreamt.cell, states.cell[:, 1:].flatten(0, 1))
@@ -771,7 +771,7 @@ def entering(model: mdnrnn.MDNRNN) -> list[Tensor]:
 
 def test_the_lstm_is_told_of_a_first_row_in_the_step_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     no_noise(monkeypatch)
-    model, data = make(tell_first=True), tiny.batch(starts=[(0, 2), (0, 3), (1, 4)])
+    model, data = make(input_is_first=True), tiny.batch(starts=[(0, 2), (0, 3), (1, 4)])
     data.first[2, 0] = False
     seen = entering(model)
     _, states, _ = model.loss(data)
@@ -782,7 +782,7 @@ def test_the_lstm_is_told_of_a_first_row_in_the_step_after_it(monkeypatch: pytes
         assert torch.equal(entered[..., -1][~data.first], wanted[~data.first])  # what first rows enter, is forgotten
     assert torch.equal(states.fresh[..., 0], data.first.float())
     del seen[:]
-    state = model.imagine(each(lambda a: a[:, 4], states), torch.zeros(3, 2))
+    state = model.imagine(tree_map(lambda a: a[:, 4], states), torch.zeros(3, 2))
     model.imagine(state, torch.zeros(3, 2))
     assert [entered[:, -1].tolist() for entered in seen] == [[0, 1, 0], [0, 0, 0]]
 
@@ -802,7 +802,7 @@ def test_the_lstm_reads_the_code_before_and_the_action_that_follows(monkeypatch:
 
 
 def test_imagining_keeps_its_eyes_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(continue_weight=1.0, tell_first=True)
+    model = make(continue_weight=1.0, input_is_first=True)
 
     def look(*_: Any) -> Tensor:
         raise AssertionError("the eyes are open")

@@ -177,7 +177,7 @@ def test_the_std_is_clamped_on_both_sides_and_begins_at_its_largest(monkeypatch:
 @pytest.mark.parametrize("momentum", [0.0, 0.25])
 @pytest.mark.parametrize("spec", [PLANE, THREE], ids=["continuous", "discrete"])
 def test_at_temperature_zero_it_is_cem(spec: Spec, momentum: float) -> None:
-    model, same = tiny.quadratic(torch.rand(4, spec.action)), dict(horizon=4, momentum=momentum)
+    model, same = tiny.quadratic(torch.rand(4, spec.action_dim)), dict(horizon=4, momentum=momentum)
     planner, other = make(model, spec, temperature=0.0, **same), make_cem(model, spec, **same)
     torch.manual_seed(1)
     mean, value = other.plan(model.initial(2), other.initial(2))

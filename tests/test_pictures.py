@@ -24,15 +24,15 @@ def opened(path: Path) -> tuple[str | None, tuple[int, int], int]:
         return image.format, image.size, getattr(image, "n_frames", 1)
 
 
-def a_dream(channels: int = 3, films: int = 2, rows: int = 9, size: int = 16, context: int = 5) -> Dream:
-    images = torch.rand(3, films, rows, channels, size, size, generator=torch.Generator().manual_seed(0))
-    return Dream(images[0], images[1], images[2], torch.zeros(films, rows), torch.ones(films, rows), context)
+def a_dream(channels: int = 3, videos: int = 2, rows: int = 9, size: int = 16, context: int = 5) -> Dream:
+    images = torch.rand(3, videos, rows, channels, size, size, generator=torch.Generator().manual_seed(0))
+    return Dream(images[0], images[1], images[2], torch.zeros(videos, rows), torch.ones(videos, rows), context)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 64), (3, 100), (1, 200)])
 def test_dream_frames_show_four_columns_and_a_line_per_film(channels: int, size: int) -> None:
-    frames = pictures.dream_frames(a_dream(channels, films=2, rows=7, size=size))
-    pane = size * max(1, round(pictures.PANE / size))
+    frames = pictures.dream_frames(a_dream(channels, videos=2, rows=7, size=size))
+    pane = size * max(1, round(pictures.MIN_FRAME / size))
     wanted = (2 * (pane + pictures.MARGIN) + pictures.MARGIN, 4 * (pane + pictures.MARGIN) + pictures.MARGIN, 3)
     assert len(frames) == 7
     assert {(frame.shape, frame.dtype) for frame in frames} == {(wanted, np.dtype(np.uint8))}
@@ -45,7 +45,7 @@ def test_the_margin_turns_red_when_the_eyes_close() -> None:
 
 
 def test_without_context_the_margin_stays_green() -> None:
-    frames = pictures.panes([a_dream().real])
+    frames = pictures.video_frames([a_dream().real])
     assert all(frame[0, 0].tolist() == GREEN for frame in frames)
 
 
@@ -58,7 +58,7 @@ def test_the_columns_are_real_reconstruction_imagined_and_error() -> None:
 
 
 def test_a_black_picture_is_not_taken_for_the_margin() -> None:
-    frame = pictures.panes([torch.zeros(1, 1, 3, 16, 16)])[0]
+    frame = pictures.video_frames([torch.zeros(1, 1, 3, 16, 16)])[0]
     assert (frame[pictures.MARGIN : -pictures.MARGIN, pictures.MARGIN : -pictures.MARGIN] == 0).all()
 
 
@@ -72,7 +72,7 @@ def test_a_gif_has_all_frames_and_runs_for_ever() -> None:
 
 
 def test_horizon_errors_by_hand() -> None:
-    """Context 2 of 4 rows, 2 films: image errors are means of squares over films and pixels, reward errors of sizes."""
+    """Context 2 of 4 rows, 2 videos: image errors are means of sum_squared_error over videos and pixels, reward errors of sizes."""
     real = torch.zeros(2, 4, 1, 1, 2)
     imagined = real.clone()
     imagined[:, :2] = 100  # while looking: not counted

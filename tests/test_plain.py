@@ -33,7 +33,7 @@ def test_the_plain_update_is_ours() -> None:
 
 def test_the_plain_plan_is_ours() -> None:
     agent = tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec), SPEC, **SIZES)
-    image = np.random.default_rng(0).integers(0, 256, (2, *SPEC.image), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (2, *SPEC.image_shape), dtype=np.uint8)
     torch.manual_seed(1)
     action, _ = agent.act(None, image)
     torch.manual_seed(1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents import cem, shooting
-from agents.base import Plan, explored, propose
+from agents.base import Plan, add_exploration_noise, random_actions
 from agents.imagination import score
 from worldmodel.base import Spec
 from worldmodel.config import ConfigError, check
@@ -295,26 +295,26 @@ def test_the_seed_decides() -> None:
 
 def test_exploration_adds_noise_of_that_standard_deviation_then_clips() -> None:
     """T23: 0.3 is not the variance."""
-    got = explored(PLANE, torch.zeros(50_000, 2), 0.3)
+    got = add_exploration_noise(PLANE, torch.zeros(50_000, 2), 0.3)
     assert got.std(0).tolist() == pytest.approx([0.3, 0.3], rel=0.02) and got.mean().abs() < 0.005
-    edge = explored(PLANE, torch.ones(50_000, 2), 0.3)
+    edge = add_exploration_noise(PLANE, torch.ones(50_000, 2), 0.3)
     assert edge.max() == 1 and (edge == 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
 
 
 def test_discrete_exploration_replaces_with_that_probability() -> None:
     spec = Spec((1, 16, 16), 4, True)
     action = torch.eye(4)[torch.ones(50_000, dtype=torch.long)]
-    got = explored(spec, action, 0.4)
+    got = add_exploration_noise(spec, action, 0.4)
     assert (got.sum(-1) == 1).all() and set(got.unique().tolist()) == {0, 1}
     assert got.mean(0).tolist() == pytest.approx([0.1, 0.7, 0.1, 0.1], abs=0.01)
-    assert torch.equal(explored(spec, action, 0.0), action)
+    assert torch.equal(add_exploration_noise(spec, action, 0.0), action)
 
 
 def test_proposals_are_uniform_over_all_actions() -> None:
-    drawn = propose(PLANE, 20_000, 3)
+    drawn = random_actions(PLANE, 20_000, 3)
     assert drawn.shape == (20_000, 3, 2) and drawn.abs().max() <= 1
     assert drawn.mean().abs() < 0.01 and drawn.std().item() == pytest.approx(2 / math.sqrt(12), rel=0.01)
-    discrete = propose(Spec((1, 16, 16), 4, True), 20_000)
+    discrete = random_actions(Spec((1, 16, 16), 4, True), 20_000)
     assert (discrete.sum(-1) == 1).all() and discrete.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.015)
 
 

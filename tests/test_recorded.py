@@ -124,7 +124,7 @@ def test_files_may_differ_in_the_order_of_axes(tmp_path: Path) -> None:
 
 def test_colours_last_wins_where_both_orders_fit(tmp_path: Path) -> None:
     write(tmp_path, "a", **arrays(image=np.zeros((5, 3, 16, 3), np.uint8)))  # as envs/pixels.py decides
-    assert read(tmp_path).spec.image == (3, 3, 16)
+    assert read(tmp_path).spec.image_shape == (3, 3, 16)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64, ">f8", np.int8])
@@ -201,7 +201,7 @@ def test_integers_are_discrete_and_count_over_all_files(tmp_path: Path) -> None:
     for name, action in (("a", [0, 0, 1, 1, 0]), ("b", [0, 4, 0, 1, 2]), ("c", [0, 0, 0, 0, 0])):
         write(tmp_path, name, **arrays(action=np.array(action, np.uint8)))
     found = read(tmp_path)
-    assert (found.spec.action, found.spec.discrete) == (5, True)
+    assert (found.spec.action_dim, found.spec.discrete) == (5, True)
     actions = [episode.action for episode in found]
     assert all(action.dtype == np.float32 and not action[0].any() for action in actions)
     assert [action[1:].argmax(1).tolist() for action in actions] == [[0, 1, 1, 0], [4, 0, 1, 2], [0, 0, 0, 0]]

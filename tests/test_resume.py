@@ -148,7 +148,7 @@ def test_a_finished_run_ends_at_once(tmp_path: Path, whole: Path, capsys: pytest
 def test_more_steps_may_be_asked_for_without_repeating_the_rest(tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "r")
     raw, checked = runs.composed(f"runs={tmp_path}", "run=r", "train.steps=70")  # not even exp=
-    train.run(raw, checked, runs.Stop())
+    train.run(raw, checked, runs.SignalHandler())
     assert runs.digests(tmp_path / "r")["env_steps"] == 70
     assert Run.read(tmp_path / "r").config["model"]["deter"] == 8
 
@@ -169,7 +169,7 @@ def test_a_renamed_or_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
         folder = tmp_path / f"else where {number}"
         shutil.copytree(whole, folder / "other")
         raw, checked = runs.composed(*words, "run=other", f"runs={folder}", "train.steps=70")
-        train.run(raw, checked, runs.Stop())
+        train.run(raw, checked, runs.SignalHandler())
         assert runs.digests(folder / "other")["env_steps"] == 70
         assert [path.name for path in folder.iterdir()] == ["other"]
 
@@ -210,8 +210,8 @@ def test_a_damaged_chunk_needs_salvage(tmp_path: Path, whole: Path, capsys: pyte
     os.truncate(tmp_path / "r" / "replay" / f"{oldest.digest}.npz", 50)
     assert runs.go(tmp_path, "train.steps=70") == 1
     err = capsys.readouterr().err
-    assert oldest.digest in err and "python train.py run=r salvage=true" in err
-    assert runs.go(tmp_path, "train.steps=70", "salvage=true") == 0
+    assert oldest.digest in err and "python train.py run=r skip_damaged=true" in err
+    assert runs.go(tmp_path, "train.steps=70", "skip_damaged=true") == 0
     assert f"left out: replay chunk {oldest.digest}" in capsys.readouterr().out
     assert runs.go(tmp_path, "train.steps=75") == 0  # it is needed once
     assert runs.digests(tmp_path / "r")["env_steps"] == 75
@@ -250,6 +250,6 @@ def test_a_second_trainer_refuses_naming_the_first(
 def test_there_is_room_for_episodes_that_end_at_once(tmp_path: Path) -> None:
     """However short the episodes turn out, two rows a decision at the most, nothing is evicted below the capacity."""
     raw, checked = runs.composed(*runs.TINY, "run=r", f"runs={tmp_path}")
-    training = train.Training(raw, checked, tmp_path / "r", runs.Stop())
+    training = train.Training(raw, checked, tmp_path / "r", runs.SignalHandler())
     assert training.replay.capacity >= 2 * checked["train"].steps
     training.close()

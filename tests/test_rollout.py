@@ -10,7 +10,7 @@ import torch
 
 from agents.agent import Memory
 from agents.base import Plan
-from agents.rollout import Interrupted, Trial, confidence, episode_seed, promise_kept, rollout
+from agents.rollout import Interrupted, EpisodeResult, mean_ci95, episode_seed, planned_vs_obtained, rollout
 
 LENGTHS = (3, 1, 5, 2, 2, 7, 1)
 
@@ -93,29 +93,29 @@ def test_seeds_depend_on_run_stream_and_number() -> None:
     assert episode_seed(1, 2, 3) == episode_seed(1, 2, 3)
 
 
-def trial(rewards: list[float], promises: list[float], horizon: int) -> Trial:
+def trial(rewards: list[float], promises: list[float], horizon: int) -> EpisodeResult:
     episode = tiny.episode(len(rewards))._replace(reward=np.array([0, *rewards], np.float32))
-    return Trial(episode, np.array(promises, np.float32), horizon, True)
+    return EpisodeResult(episode, np.array(promises, np.float32), horizon, True)
 
 
 def test_promises_are_compared_with_what_followed_over_their_horizon() -> None:
     """Steps 0, 1 and 2 look two rewards ahead: 1 + 2, 2 + 4 and 4 + 8. The last step looks beyond the end."""
     one = trial([1, 2, 4, 8], [5, 6, 7, 1000], horizon=2)
-    assert promise_kept(one) == pytest.approx((6, (3 + 6 + 12) / 3))
-    assert promise_kept(trial([1, 2], [5, 6], horizon=2)) == pytest.approx((5, 3))
-    assert promise_kept(trial([1, 2], [5, 6], horizon=1)) == pytest.approx((5.5, 1.5))
+    assert planned_vs_obtained(one) == pytest.approx((6, (3 + 6 + 12) / 3))
+    assert planned_vs_obtained(trial([1, 2], [5, 6], horizon=2)) == pytest.approx((5, 3))
+    assert planned_vs_obtained(trial([1, 2], [5, 6], horizon=1)) == pytest.approx((5.5, 1.5))
 
 
 @pytest.mark.parametrize("horizon", [0, 3])
 def test_without_a_horizon_inside_the_episode_there_is_no_promise(horizon: int) -> None:
-    assert all(math.isnan(value) for value in promise_kept(trial([1, 2], [5, 6], horizon)))
+    assert all(math.isnan(value) for value in planned_vs_obtained(trial([1, 2], [5, 6], horizon)))
 
 
 def test_the_interval_is_that_of_the_means_standard_error() -> None:
-    mean, half = confidence([1, 2, 3, 6])
+    mean, half = mean_ci95([1, 2, 3, 6])
     assert mean == 3 and half == pytest.approx(1.96 * math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
-    assert confidence([5])[0] == 5 and math.isnan(confidence([5])[1])
-    assert confidence([2, 2]) == (2, 0)
+    assert mean_ci95([5])[0] == 5 and math.isnan(mean_ci95([5])[1])
+    assert mean_ci95([2, 2]) == (2, 0)
 
 
 def test_the_score_is_the_plain_sum_in_double_precision() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from agents.imagination import score
 from worldmodel import latents, rssm
-from worldmodel.base import Batch, Spec, each, flatten
+from worldmodel.base import Batch, Spec, tree_map, flatten
 from worldmodel.networks import GRUCell
 
 
@@ -139,7 +139,7 @@ def test_losses_are_summed_over_pixels_and_latents_and_averaged_over_rows() -> N
     image = reward = divergence = 0.0
     for b in range(3):
         for t in range(6):
-            state = each(lambda a, b=b, t=t: a[b, t][None], states)
+            state = tree_map(lambda a, b=b, t=t: a[b, t][None], states)
             seen = data.image[b, t].double() / 256 - 0.5
             image += 0.5 * (seen - model.decoder(model.features(state))[0].double()).square().sum().item() / 18
             reward += 0.5 * (data.reward[b, t] - model.reward(state)[0]).square().item() / 18
@@ -179,7 +179,7 @@ def test_free_nats_are_taken_from_every_row_after_summing() -> None:
 
 
 def test_rewards_are_scaled_inside_only() -> None:
-    model, scaled, data = tiny.model(), tiny.model(reward_unit=32.0), tiny.batch()
+    model, scaled, data = tiny.model(), tiny.model(reward_divisor=32.0), tiny.batch()
     torch.manual_seed(1)
     plain, states, _ = model.loss(data)
     torch.manual_seed(1)
@@ -309,7 +309,7 @@ def overshot(model: rssm.RSSM, states: rssm.State, data: Batch, distance: int) -
         for t in range(states.mean.shape[1] - distance):
             if data.first[b, t + 1 : t + distance + 1].any():
                 continue
-            here = each(lambda a, b=b, t=t: a[b, t][None], states)
+            here = tree_map(lambda a, b=b, t=t: a[b, t][None], states)
             for step in range(1, distance + 1):
                 here = model.imagine(here, data.action[b, t + step][None], temperature=0)
             there = states.mean[b, t + distance], states.std[b, t + distance]
@@ -334,7 +334,7 @@ def test_overshooting_by_one_step_is_the_plain_kl() -> None:
     _, states, metrics = model.loss(data)
     after = torch.get_rng_state()
     prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
-    prior = each(lambda a: a.unflatten(0, (3, 6)), prior)
+    prior = tree_map(lambda a: a.unflatten(0, (3, 6)), prior)
     divergence = latents.kl(states.mean, states.std, prior.mean, prior.std)
     assert torch.equal(model.overshoot(divergence, states, data), divergence.clamp(min=0).mean())
     assert metrics["loss_kl"].item() == pytest.approx(divergence.mean().item(), rel=1e-6)
@@ -352,7 +352,7 @@ def test_overshooting_does_not_pull_the_posterior_towards_the_prior() -> None:
     """T11: for d > 1 only the prior learns. The start's sample still carries a gradient, as released."""
     model, data = tiny.model(overshooting=3), tiny.batch()
     _, states, _ = model.loss(data)
-    states = each(lambda a: a.detach().requires_grad_(), states)
+    states = tree_map(lambda a: a.detach().requires_grad_(), states)
     model.overshoot(torch.zeros(3, 6), states, data).backward()  # the plain KL (d = 1) apart
     assert states.mean.grad is None and states.std.grad is None
     assert states.stoch.grad.abs().sum() > 0
@@ -387,7 +387,7 @@ def test_without_a_stochastic_path_imagining_is_learned_from_the_belief_before_t
     before, state = [], model.initial(3)
     for t in range(6):
         before.append(model.imagine(state, data.action[:, t] * ~data.first[:, t, None], temperature=0))
-        state = each(lambda a, t=t: a[:, t], states)
+        state = tree_map(lambda a, t=t: a[:, t], states)
     image = data.image.flatten(0, 1) / 256 - 0.5
     errors = [
         latents.unit_nll(image, model.decoder(model.features(flatten(read)))).sum((1, 2, 3)).mean()

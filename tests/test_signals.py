@@ -103,7 +103,7 @@ def test_a_second_signal_does_not_spoil_the_save_and_a_third_ends_at_once(tmp_pa
 
 
 def test_the_third_signal_ends_it() -> None:
-    stop = runs.Stop()
+    stop = runs.SignalHandler()
     stop.note(signal.SIGTERM, None)
     stop.note(signal.SIGTERM, None)
     assert stop() and stop.exit_code == 143
@@ -114,7 +114,7 @@ def test_the_third_signal_ends_it() -> None:
 
 def test_handlers_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with runs.Stop() as stop:
+    with runs.SignalHandler() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop() and stop.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before

@@ -25,7 +25,7 @@ from worldmodel.run import Run
 
 CPU = ["agent.device=cpu", "agent.precision=fp32", "agent.threads=1"]
 DOT = ["env=dot", "env.size=[16,16]", "env.time_limit=6"]
-EVOLVED = "actor.population=4 actor.rollouts=2 actor.horizon=3 actor.judge_rollouts=2"
+EVOLVED = "actor.population=4 actor.rollouts=2 actor.horizon=3 actor.eval_rollouts=2"
 MDNRNN = "model.latent=2 model.hidden=4 model.mixtures=2 model.depths=[4,8] model.kernels=[6,6] model.reward_units=4"
 RSSM = (
     "model=rssm model.deter=8 model.stoch=4 model.hidden=8 model.depths=[4,8] model.kernels=[6,6] model.reward_units=8"
@@ -38,7 +38,7 @@ STAGES = (
 )
 FEW = "train.seed_episodes=4 train.save_every=2 train.eval_episodes=1 train.temperatures=[1.0,0.5]"
 STAGED = ["exp=worldmodels", *DOT, *CPU, *FEW.split(), *STAGES.split(), *MDNRNN.split(), *EVOLVED.split()]
-WORLD = ["actor.world=true", "actor.rollouts=1", "actor.judge_rollouts=1", "env.time_limit=4", "train.seed_episodes=2"]
+WORLD = ["actor.world=true", "actor.rollouts=1", "actor.eval_rollouts=1", "env.time_limit=4", "train.seed_episodes=2"]
 STAGE = "updates=6 batch=2 length=4 eval_every=3"
 OFFLINE = ["exp=offline", *CPU, *RSSM.split(), *(f"train.learn.model.{word}" for word in STAGE.split())]
 OFFLINE += ["train.report_every=2", "train.eval_episodes=1", "actor.horizon=3", "actor.candidates=6", "actor.elites=2"]
@@ -48,7 +48,7 @@ DREAMT += ["train.eval_episodes=1"]
 SAME = ("vision/", "memory/", "learn/", "collect/", "evaluate/return", "dream/", "count/played")
 
 
-def go(folder: Path, *words: str, stop: runs.Stop | None = None) -> int:
+def go(folder: Path, *words: str, stop: runs.SignalHandler | None = None) -> int:
     return runs.go(folder, *words, stop=stop, recipe=STAGED)
 
 
@@ -78,7 +78,7 @@ def episodes(run: Path) -> list[str]:
     return [chunk.digest for chunk in newest.chunks]
 
 
-def in_pieces(start: Callable[[runs.Stop], int], every: int) -> int:
+def in_pieces(start: Callable[[runs.SignalHandler], int], every: int) -> int:
     """Stopped again and again; the number of pieces."""
     for pieces in range(1, 100):
         code = start(runs.StopAt(every))
@@ -259,7 +259,7 @@ def test_stopped_at_any_question_it_ends_the_same(tmp_path: Path, whole: Path, u
 def test_a_controller_that_plays_is_counted(lived: tuple[Path, int]) -> None:
     run, asked = lived
     found = runs.digests(run)
-    assert found["played"] == 4 * (4 + 1) * 4  # generations x (population + incumbent) x steps
+    assert found["played"] == 4 * (4 + 1) * 4  # generations x (population + mean_solution) x steps
     assert (found["env_steps"], found["episodes"], found["updates"]) == (8, 2, 13)
     assert len(episodes(run)) == 2  # what it plays is not learned from
     assert asked == 8 + 9 + 4 * (1 + 20) + 2 * 4
@@ -268,7 +268,7 @@ def test_a_controller_that_plays_is_counted(lived: tuple[Path, int]) -> None:
 
 def test_candidates_meet_the_same_episodes_and_the_same_noise(tmp_path: Path) -> None:
     raw, checked = runs.composed(*STAGED, *WORLD, "run=r", f"runs={tmp_path}")
-    training = train.Training(raw, checked, tmp_path / "r", runs.Stop())
+    training = train.Training(raw, checked, tmp_path / "r", runs.SignalHandler())
     try:
         before = torch.get_rng_state()
         first, again, other = (training.play(training.agent.actor, 3, number) for number in (0, 0, 1))
@@ -281,7 +281,7 @@ def test_candidates_meet_the_same_episodes_and_the_same_noise(tmp_path: Path) ->
         training.close()
 
 
-# From the end: 4 questions of an evaluation, 4 of the incumbent's episode, 16 of the population's, 1 before it.
+# From the end: 4 questions of an evaluation, 4 of the mean_solution's episode, 16 of the population's, 1 before it.
 @pytest.mark.parametrize("back", [2, 6, 12, 19, 25, 31])
 def test_stopped_while_it_plays_it_ends_the_same(
     tmp_path: Path, lived: tuple[Path, int], unseen: None, back: int

@@ -118,7 +118,7 @@ def test_a_run_of_before_goes_on_and_is_evaluated(tmp_path: Path, capsys: pytest
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     for words in ([*runs.TINY, "train.steps=25"], ["train.steps=30", "replay.storage=disk"]):  # with exp= and without
         raw, checked = runs.composed(*words, "run=r", f"runs={tmp_path}")
-        train.run(raw, checked, runs.Stop())
+        train.run(raw, checked, runs.SignalHandler())
     assert runs.digests(tmp_path / "r")["env_steps"] == 30
     assert "on disk: " in capsys.readouterr().out
     options = Namespace(run=tmp_path / "r", device="cpu", seed=0, episodes=1)
@@ -229,7 +229,7 @@ def test_too_small_a_disk_is_told_before_anything_starts(
 
 def test_the_sections_keys_are_asked_for() -> None:
     with pytest.raises(ValueError, match=r"replay.storage: missing\nreplay.memory_gb: missing"):
-        check({"replay": {"batch": 1, "length": 2, "capacity": 3}}, {"replay": replay.Settings})
+        check({"replay": {"batch": 1, "length": 2, "capacity": 3}}, {"replay": replay.ReplayConfig})
 
 
 # ---- the file ----

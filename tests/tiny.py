@@ -5,15 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from agents import agent
 from agents.agent import Agent
-from worldmodel import rssm
+from agents.optimizers import OptimizerConfig
+from agents.objectives.reward import Reward
+from training import command_line
+from training.components import ROOT
+from training.config import check_section
 from worldmodel.base import Batch, Spec, WorldModel
-from worldmodel.config import ROOT, check
-from worldmodel.replay import Episode
+from worldmodel.models import rssm
+from worldmodel.replay.episodes import Episode
 
 SPEC = Spec((1, 16, 16), 2, False)
 DISCRETE = Spec((3, 16, 16), 3, True)
@@ -27,21 +30,22 @@ PLANET = dict(
     kernels=[5, 5, 6, 6],
     reward_units=300,
     reward_layers=3,
-    bits=5,
+    bit_depth=5,
     dequantise=True,
     free_nats=3.0,
     overshooting=1,
     image_weight=1.0,
     reward_weight=10.0,
-    reward_unit=1.0,
+    reward_divisor=1.0,
     kl_weight=1.0,
     continue_weight=0.0,
 )
 SMALL = dict(deter=32, stoch=8, hidden=32, depths=[8, 16], kernels=[6, 6], reward_units=32, reward_layers=1)
+REWARD = Reward()
 LITTLE = SMALL | dict(
-    horizon=4, iterations=2, candidates=20, elites=5, population=8, rollouts=2, judge_rollouts=2, generations=2
+    horizon=4, iterations=2, candidates=20, elites=5, population=8, rollouts=2, eval_rollouts=2, generations=2
 )
-EXACT = dict(bits=8, dequantise=False, free_nats=0.0)  # no noise on images, no slack in the KL
+EXACT = dict(bit_depth=8, dequantise=False, free_nats=0.0)  # no noise on images, no slack in the KL
 
 
 def config(**changes: Any) -> rssm.Config:
@@ -55,11 +59,11 @@ def names(room: str) -> list[str]:
 
 def section(room: str, name: str, **changes: Any) -> Any:
     """The checked config of that file, with everything that costs time shrunk; changes where they apply."""
-    values = yaml.safe_load((ROOT / "configs" / room / f"{name}.yaml").read_text("utf8"))
+    values = command_line.component_section((room,), name)
     for key, value in (LITTLE | changes).items():
         if key in values:
             values[key] = value
-    return check({room: values}, {room: {"model": "worldmodel", "actor": "agents"}[room]})[room]
+    return check_section(room, {room: values})
 
 
 def model(spec: Spec = SPEC, seed: int = 0, **changes: Any) -> rssm.RSSM:
@@ -81,12 +85,12 @@ def batch(b: int = 3, t: int = 6, spec: Spec = SPEC, seed: int = 0, starts: Sequ
     for row, column in starts:
         first[row, column] = True
     if spec.discrete:
-        choice = torch.randint(spec.action, (b, t), generator=generator)
-        action = torch.nn.functional.one_hot(choice, spec.action).float()
+        choice = torch.randint(spec.action_dim, (b, t), generator=generator)
+        action = torch.nn.functional.one_hot(choice, spec.action_dim).float()
     else:
-        action = torch.rand(b, t, spec.action, generator=generator) * 2 - 1
+        action = torch.rand(b, t, spec.action_dim, generator=generator) * 2 - 1
     action[first] = 0
-    image = torch.randint(0, 256, (b, t, *spec.image), generator=generator, dtype=torch.uint8)
+    image = torch.randint(0, 256, (b, t, *spec.image_shape), generator=generator, dtype=torch.uint8)
     reward = torch.randn(b, t, generator=generator)
     reward[first] = 0
     return Batch(image, action, reward, first, torch.rand(b, t, generator=generator) < 0.2)
@@ -95,15 +99,16 @@ def batch(b: int = 3, t: int = 6, spec: Spec = SPEC, seed: int = 0, starts: Sequ
 def episode(actions: int, spec: Spec = SPEC, seed: int = 0, terminal: bool = False) -> Episode:
     """A random episode of so many actions."""
     rng, rows = np.random.default_rng(seed), actions + 1
-    action = rng.uniform(-1, 1, (rows, spec.action)).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, spec.action_dim)).astype(np.float32)
     reward = rng.normal(size=rows).astype(np.float32)
     action[0], reward[0] = 0, 0
-    image = rng.integers(0, 256, (rows, *spec.image), dtype=np.uint8)
+    image = rng.integers(0, 256, (rows, *spec.image_shape), dtype=np.uint8)
     return Episode(image, action, reward, np.arange(rows) == (actions if terminal else -1))
 
 
 def agent_config(**changes: Any) -> agent.Config:
-    values = dict(device="cpu", precision="fp32", learning_rate=1e-3, epsilon=1e-4, clip=100.0, threads=None)
+    optimizer = OptimizerConfig(kind="adam", learning_rate=1e-3, eps=1e-4, max_grad_norm=100.0)
+    values = dict(device="cpu", precision="fp32", optimizers={"model": optimizer}, threads=None)
     return agent.Config(**{**values, "compile": "auto", **changes})
 
 
@@ -204,9 +209,9 @@ class Worlds:
         dies: Callable[[int], bool] = lambda seed: False,
         spec: Spec = SPEC,
     ) -> None:
-        self.count, self.spec = count, spec
+        self.num_envs, self.spec = count, spec
         self.picture, self.reward, self.length, self.dies = picture, reward, length, dies
-        self.image = np.zeros((count, *spec.image), np.uint8)
+        self.image = np.zeros((count, *spec.image_shape), np.uint8)
         self.seed, self.clock, self.live = [-1] * count, [0] * count, [False] * count
         self.used: list[int] = []  # every seed of every reset
         self.taken: dict[int, list[np.ndarray]] = {}  # by seed: the actions that it was given
@@ -214,12 +219,12 @@ class Worlds:
     def reset(self, seeds: dict[int, int]) -> np.ndarray:
         for row, seed in seeds.items():
             self.seed[row], self.clock[row], self.live[row] = seed, 0, True
-            self.image[row] = self.picture(seed, 0, np.zeros(self.spec.action, np.float32))
+            self.image[row] = self.picture(seed, 0, np.zeros(self.spec.action_dim, np.float32))
             self.used.append(seed)
             self.taken[seed] = []
         return self.image.copy()
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
         reward = np.zeros(self.count, np.float32)
         terminated, truncated = np.zeros(self.count, bool), np.zeros(self.count, bool)
         for row, seed in enumerate(self.seed):
@@ -232,4 +237,4 @@ class Worlds:
             if self.clock[row] == self.length(seed):
                 self.live[row] = False
                 (terminated if self.dies(seed) else truncated)[row] = True
-        return self.image.copy(), reward, terminated, truncated, 0.0
+        return self.image.copy(), reward, terminated, truncated, {"render_seconds": 0.0}

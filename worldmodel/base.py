@@ -1,4 +1,4 @@
-"""The words that every model and every actor share: axes, Spec, Batch, states, and the WorldModel interface.
+"""The words that every model and every actor share: axes, Spec, Batch, states, checked configs, the WorldModel interface.
 
 Axes, in comments and docstrings everywhere:
     B batch   T time   N flat rows (environments, or B*T)   F features   A action   H horizon   K candidates
@@ -10,20 +10,52 @@ one). An episode of N actions has N + 1 rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 State: TypeAlias = Any  # a NamedTuple of tensors, rows first; each model defines its own
 
 
-class Spec(NamedTuple):
-    """What an agent sees and does. Discrete actions travel as one-hot rows of length `action`."""
+# ---- configs ----
 
-    image: tuple[int, int, int]  # (C, Y, X), uint8
-    action: int
+
+class StrictConfig(BaseModel):
+    """A frozen, checked section of the config. Subclasses stand above what they feed, without defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ModelConfig(StrictConfig):
+    """What every world model's Config has."""
+
+    name: str
+
+    def image_size_error(self, size: Sequence[int]) -> str | None:
+        """What is wrong with images of this size (Y, X), if anything."""
+        return None
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config, one line per mistake."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = list(lines)
+        super().__init__("\n".join(self.lines))
+
+
+# ---- data ----
+
+
+class Spec(NamedTuple):
+    """What an agent sees and does. Discrete actions travel as one-hot rows of length `action_dim`."""
+
+    image_shape: tuple[int, int, int]  # (C, Y, X), uint8
+    action_dim: int
     discrete: bool
 
 
@@ -35,29 +67,39 @@ class Batch(NamedTuple):
     reward: Tensor  # (B, T) float32
     first: Tensor  # (B, T) bool
     terminal: Tensor  # (B, T) bool
+    extras: Mapping[str, Tensor] = {}  # what else a part asked for, by name: row ids, stored latents, visit counts
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch there; a copy from pinned memory does not wait."""
+        moved: Batch = pytree.tree_map(lambda a: a.to(device, non_blocking=True), self)
+        return moved
 
 
 class WorldModel(nn.Module, ABC):
     """Learns from replay; answers observe, imagine, reward, continues, decode.
 
     A state is a NamedTuple of tensors, rows first, defined beside each model. Images stay uint8 until they are inside
-    the model, which alone knows its normalisation. Models are written as if there were one device and one dtype.
+    the model, which alone knows its normalisation. Models are written as if there were one device and one dtype. They
+    draw random numbers from the device's default generator, whose state a checkpoint holds.
     """
 
-    parts: tuple[str, ...] = ("model",)  # what can learn by itself, while the rest is frozen
-    steps: tuple[str, ...] = ("imagine",)  # the methods that are called once for every step of time
+    step_methods: tuple[str, ...] = ("imagine",)  # called once for every step of time: what compiling pays for
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What can learn by itself while the rest is frozen, and has an optimiser of its own, by name."""
+        return {"model": list(self.parameters())}
 
     @abstractmethod
     def initial(self, n: int) -> State:
-        """The state before anything was seen: n rows."""
+        """The state before anything was seen: n rows, on the model's device."""
 
     @abstractmethod
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
-        """Step on the action (N, A), then believe the image (N, C, Y, X); rows with first (N,) forget both."""
+        """Step on the action (N, A), then correct by the image (N, C, Y, X); rows with first (N,) forget the past."""
 
     @abstractmethod
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
-        """Step with eyes closed. A temperature tau makes the dream more uncertain than the model is (tau > 1), or less:
+        """Step without an image. A temperature tau makes the dream more uncertain than the model is (tau > 1), or less:
         standard deviations times sqrt(tau), mixture logits over tau. 0 takes the mode, which is differentiable and uses
         no random numbers.
         """
@@ -80,31 +122,39 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
-        """A scalar to minimise, the states (B, T, ...) where imagination may start, and metrics. Gradients reach only
-        the part that is to learn.
+        """A scalar to minimise, the states (B, T, ...) where imagination may start, and metrics. part: 'model' for all
+        of it, or one of parts(); gradients reach only that.
         """
 
 
-def each(function: Callable[..., Tensor], *states: State) -> State:
+# ---- states: the same for every tensor of a nest of tuples ----
+
+
+def tree_map(function: Callable[..., Tensor], *states: State) -> State:
     """Apply a function to every tensor of a state (or to the corresponding tensors of several)."""
-    return type(states[0])(*(function(*tensors) for tensors in zip(*states, strict=True)))
+    return pytree.tree_map(function, *states)
 
 
-def where(mask: Tensor, yes: State, no: State) -> State:
+def tree_where(mask: Tensor, yes: State, no: State) -> State:
     """Choose row by row: mask (N,)."""
-    return each(lambda a, b: torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b), yes, no)
+    return tree_map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b), yes, no)
 
 
-def repeat(state: State, times: int) -> State:
+def tree_repeat(state: State, times: int) -> State:
     """Every row `times` times, neighbours together: (N, ...) -> (N * times, ...)."""
-    return each(lambda a: a.repeat_interleave(times, 0), state)
+    return tree_map(lambda a: a.repeat_interleave(times, 0), state)
 
 
-def stack(states: Sequence[State], axis: int = 1) -> State:
+def tree_stack(states: Sequence[State], axis: int = 1) -> State:
     """A list of states becomes one state with a time axis: T x (N, ...) -> (N, T, ...)."""
-    return each(lambda *a: torch.stack(a, axis), *states)
+    return tree_map(lambda *a: torch.stack(a, axis), *states)
 
 
-def flatten(states: State) -> State:
+def merge_time(states: State) -> State:
     """(B, T, ...) -> (N, ...) with N = B * T."""
-    return each(lambda a: a.flatten(0, 1), states)
+    return tree_map(lambda a: a.flatten(0, 1), states)
+
+
+def split_time(states: State, length: int) -> State:
+    """(N, ...) -> (B, T, ...) with T = length: the inverse of merge_time."""
+    return tree_map(lambda a: a.unflatten(0, (-1, length)), states)

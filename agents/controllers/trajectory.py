@@ -1,0 +1,95 @@
+"""What actor-critics share: paths that a policy dreams, networks that follow others, and how they act."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from agents.base import Mode, Objective
+from worldmodel.base import State, WorldModel, merge_time, tree_stack
+from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal
+
+Policy: TypeAlias = TanhNormal | TruncatedNormal | BoundedNormal | OneHotCategorical
+Deed: TypeAlias = Literal["mode", "sample"]
+
+
+class Trajectory(NamedTuple):
+    """A dream of H actions, time first. Row i of everything but the actions is about state i; state 0 is the start."""
+
+    features: Tensor  # (H + 1, N, F)
+    action: Tensor  # (H, N, A) taken in state i: it leads to state i + 1
+    reward: Tensor  # (H + 1, N) of arriving in state i
+    continues: Tensor  # (H + 1, N) probability that state i is not terminal
+
+
+def imagine_trajectory(
+    model: WorldModel,
+    objective: Objective,
+    start: State,
+    action: Tensor,
+    policy: Callable[[Tensor], Policy],
+    horizon: int,
+) -> Trajectory:
+    """Dream from states (N, ...), to which the actions (N, A) had led. Where gradients are enabled they flow from
+    rewards and features through the states into the sampled actions, and there into the policy, but not by way of what
+    the policy has read (Dreamer, section 3: sg(features)).
+    """
+    path, features, actions = [start], [model.features(start)], [action]
+    for _ in range(horizon):
+        actions.append(policy(features[-1].detach()).sample())
+        path.append(model.imagine(path[-1], actions[-1]))
+        features.append(model.features(path[-1]))
+    states, taken = tree_stack(path, 0), torch.stack(actions)  # (H + 1, N, ...)
+    continues = model.continues(merge_time(states)).float().view(taken.shape[:2])
+    return Trajectory(torch.stack(features), taken[1:], objective.reward(model, states, taken).float(), continues)
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients flow through what is computed within, but none is collected by these modules' weights."""
+    weights = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+# ---- target networks ----
+
+
+def target_network(network: nn.Module) -> nn.Module:
+    """A copy that does not learn by gradient. It is a submodule of its owner, so that checkpoints hold it."""
+    return copy.deepcopy(network).requires_grad_(False)
+
+
+def follow(target: nn.Module, network: nn.Module, share: float) -> None:
+    """target = (1 - share) target + share network."""
+    for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, share)
+
+
+def copy_where(due: Tensor, target: nn.Module, network: nn.Module) -> None:
+    """target = network if due, a truth on the device, ()."""
+    for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
+        slow.copy_(torch.where(due, fast, slow))
+
+
+# ---- acting ----
+
+
+def act_by(policy: Policy, mode: Mode, evaluate_with: Deed, generator: torch.Generator | None) -> Tensor:
+    """The action (N, A): drawn to explore, and to evaluate drawn, too, or the mode."""
+    draw = mode == "explore" or evaluate_with == "sample"
+    return policy.sample(generator) if draw else policy.mode(generator)
+
+
+def feature_size(model: WorldModel) -> int:
+    """F of the features that a model gives."""
+    with torch.no_grad():
+        return int(model.features(model.initial(1)).shape[-1])

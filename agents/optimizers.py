@@ -1,0 +1,140 @@
+"""The optimisers of an agent: one for each part that learns by gradient, by name, all stepped by one loss.
+
+A loss or a gradient that is not finite changes nothing in any of them; that is decided on the device, so that no update
+waits for a number. Everything that they know is in a checkpoint.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from worldmodel.base import ConfigError, StrictConfig
+
+PATIENCE = 10  # non-finite updates in a row before giving up
+
+
+class OptimizerConfig(StrictConfig):
+    kind: Literal["adam"]
+    learning_rate: float = Field(gt=0, lt=1)
+    eps: float = Field(gt=0)
+    max_grad_norm: float = Field(gt=0)  # of the part's whole gradient; a longer one is scaled down to it
+
+
+class Diverged(RuntimeError):
+    """The loss was not finite too often."""
+
+
+class Optimizers:
+    def __init__(
+        self,
+        configs: Mapping[str, OptimizerConfig],
+        parts: Mapping[str, Mapping[str, nn.Parameter]],
+        owners: Mapping[str, str],
+        device: torch.device,
+        fp16: bool,
+    ) -> None:
+        """parts: for each its parameters by name; no parameter in two of them. owners: for each 'model' or 'actor',
+        whose settings it has unless there are some of its own. Errors: ConfigError.
+        """
+        unknown = [name for name in configs if name not in parts and name not in owners.values() and name != "actor"]
+        missing = [part for part in parts if part not in configs and owners[part] not in configs]
+        if unknown or missing:
+            raise ConfigError(
+                [f"agent.optimizers.{name}: there is no such part; there are {', '.join(parts)}" for name in unknown]
+                + [f"agent.optimizers.{part}: missing; or give {owners[part]}, for all of its parts" for part in missing]
+            )
+        self.device, self.names = device, {part: list(named) for part, named in parts.items()}
+        self.configs = {part: configs.get(part) or configs[owners[part]] for part in parts}
+        self.optimizers = {part: self.build(self.configs[part], list(named.values())) for part, named in parts.items()}
+        # float16 has few exponents: gradients are computed times a scale that adapts, so that they neither vanish nor
+        # overflow. It begins at 1, because losses are sums over pixels.
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=1.0, enabled=fp16)
+        self.skipped = {part: torch.zeros((), device=device) for part in parts}  # since the last finite one
+        self.steps = 0  # of this process
+
+    def build(self, config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        on_gpu = self.device.type == "cuda"
+        # A rate that is a tensor may change without a new recording. CPU kernels read it in double precision.
+        rate = torch.tensor(
+            config.learning_rate, dtype=torch.float32 if on_gpu else torch.float64, device=self.device
+        )
+        return torch.optim.Adam(parameters, lr=rate, eps=config.eps, fused=True, capturable=on_gpu)
+
+    def step(self, loss: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
+        """Follow the gradient of a loss with the optimisers of some parts; metrics. Parameters that the loss does not
+        reach stay as they are.
+        """
+        chosen = {part: self.optimizers[part] for part in parts}
+        for optimizer in chosen.values():
+            optimizer.zero_grad()  # to None: what has no gradient is left alone
+        self.scaler.scale(loss).backward()
+        norms = {}
+        for part, optimizer in chosen.items():
+            self.scaler.unscale_(optimizer)
+            parameters = optimizer.param_groups[0]["params"]
+            norms[part] = nn.utils.clip_grad_norm_(parameters, self.configs[part].max_grad_norm)
+        finite = torch.stack([loss.isfinite(), *(norm.isfinite() for norm in norms.values())]).all()
+        bad = (~finite).float()
+        for optimizer in chosen.values():
+            optimizer.found_inf = bad  # type: ignore[attr-defined]  # 1: the fused optimiser changes nothing
+            optimizer.step()
+            # which the fused optimiser forgets to do
+            torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"])
+        self.scaler.update()
+        for part in parts:
+            self.skipped[part].add_(1).mul_(bad)
+        metrics = {f"{part}/gradient_norm": norm for part, norm in norms.items()}
+        return metrics | {f"{part}/skipped": bad for part in parts}
+
+    def check(self) -> None:
+        """Errors: Diverged, after too many non-finite updates in a row. Reading a number makes the CPU wait for its GPU:
+        there it looks at every tenth call only.
+        """
+        self.steps += 1
+        if self.device.type != "cpu" and self.steps % PATIENCE:
+            return
+        for part, skipped in self.skipped.items():
+            if skipped >= PATIENCE:
+                raise Diverged(f"{part}: the loss or its gradient was not finite in {PATIENCE} updates in a row")
+
+    # ---- what a checkpoint holds ----
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All states by the parameters' names."""
+        found = {}
+        for part, optimizer in self.optimizers.items():
+            states = optimizer.state_dict()["state"]
+            found |= {
+                f"{self.names[part][i]}/{key}": value for i, state in states.items() for key, value in state.items()
+            }
+        found |= {f"skipped/{part}": value.long() for part, value in self.skipped.items()}
+        return found | {f"scaler/{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The reverse of tensors(). Errors: ValueError for what does not fit, before anything is changed."""
+        flat = dict(tensors)
+        skipped = {part: flat.pop(f"skipped/{part}", torch.zeros(())) for part in self.skipped}
+        scaler = {key.removeprefix("scaler/"): flat.pop(key) for key in tensors if key.startswith("scaler/")}
+        states: dict[str, dict[int, dict[str, Tensor]]] = {part: {} for part in self.optimizers}
+        where = {name: (part, i) for part, names in self.names.items() for i, name in enumerate(names)}
+        for path, value in flat.items():
+            name, _, key = path.rpartition("/")
+            if name not in where:
+                raise ValueError(f"the optimiser's state has {path!r}, and there is no parameter of that name")
+            part, i = where[name]
+            parameter = self.optimizers[part].param_groups[0]["params"][i]
+            # The fused optimiser reads moments as far as the parameter is large: others would read beyond their end.
+            if value.shape not in (parameter.shape, torch.Size([])) or not value.is_floating_point():
+                raise ValueError(f"the optimiser's state {path!r} is {value.dtype} {tuple(value.shape)}, "
+                                 f"its parameter {tuple(parameter.shape)}")  # fmt: skip
+            if not value.isfinite().all():
+                raise ValueError(f"the optimiser's state {path!r} is not finite")
+            states[part].setdefault(i, {})[key] = value.clone()
+        for part, optimizer in self.optimizers.items():
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states[part]})
+            self.skipped[part].copy_(skipped[part])
+        if scaler:  # only fp16 has such a state, and only fp16 takes it
+            self.scaler.load_state_dict({key: value.item() for key, value in scaler.items()})

@@ -1,0 +1,80 @@
+"""The cross-entropy method: PlaNet's planner (Hafner et al. 2019, algorithm 2), for continuous and discrete actions.
+
+    repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit it
+
+The proposal is N(mean, std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (trap 21); for
+discrete actions it is a categorical distribution per step. PlaNet: mean 0, std 1, no momentum, floor or warm start,
+returns the mean.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from agents.base import Actor, ActorInfo, Mode, Objective, add_exploration_noise
+from agents.imagination import evaluate_actions
+from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, sample
+from worldmodel.base import Spec, State, StrictConfig, WorldModel
+
+
+class Config(StrictConfig):
+    name: str
+    horizon: int = Field(ge=1, le=1000)
+    iterations: int = Field(ge=1, le=1000)
+    candidates: int = Field(ge=2)
+    elites: int = Field(ge=1)
+    init_std: float = Field(gt=0)
+    min_std: float = Field(ge=0)  # needed with warm_start: without a floor the proposal would die out
+    momentum: float = Field(ge=0, lt=1)  # new = momentum * old + (1 - momentum) * refitted
+    warm_start: bool  # begin with the last plan, shifted by one step
+    choose: Literal["mean", "best"]  # act on the proposal's mean, or on the best sequence of the last iteration
+    exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability
+
+    @model_validator(mode="after")
+    def agree(self) -> "Config":
+        if self.elites > self.candidates:
+            raise ValueError(
+                f"elites is {self.elites} but there are only {self.candidates} candidates: use fewer elites"
+            )
+        return self
+
+
+def build(config: Config, model: WorldModel, spec: Spec, objective: Objective) -> "CEM":
+    return CEM(config, model, spec, objective)
+
+
+class CEM(Actor):
+    objective: Objective
+
+    def __init__(self, config: Config, model: WorldModel, spec: Spec, objective: Objective) -> None:
+        super().__init__(model, spec, objective)
+        self.config = config
+
+    def initial(self, n: int) -> Carry:
+        return Carry(initial_mean(self.spec, n, self.config.horizon))
+
+    def act(
+        self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Carry, ActorInfo]:
+        actions, value = self.plan(state, carry, generator)
+        action = first_action(self.spec, actions)
+        if mode == "explore":
+            action = add_exploration_noise(self.spec, action, self.config.exploration_noise, generator)
+        return action, Carry(actions), ActorInfo(value, actions)
+
+    def plan(self, state: State, carry: Carry, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The planned actions (N, H, A), and the mean return of the last elites (N,)."""
+        config = self.config
+        mean = first_mean(self.spec, carry, config.warm_start)
+        std = torch.full_like(mean, config.init_std)
+        for _ in range(config.iterations):
+            samples = sample(self.spec, mean, std, config.candidates, generator)  # (N, K, H, A)
+            returns = evaluate_actions(self.model, self.objective, state, samples)  # (N, K)
+            value, best = returns.topk(config.elites, 1)  # (N, E), the best one first
+            elites = samples.gather(1, best[..., None, None].expand(-1, -1, *samples.shape[2:]))  # (N, E, H, A)
+            mean = torch.lerp(elites.mean(1), mean, config.momentum)
+            spread = (elites.var(1, correction=0) + 1e-6).sqrt()  # the population's variance, as released
+            std = torch.lerp(spread, std, config.momentum).clamp(min=config.min_std)
+        return (mean if config.choose == "mean" else elites[:, 0]), value.mean(1)

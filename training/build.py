@@ -1,0 +1,46 @@
+"""Builds agents from checked configs, and trained ones from runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agents.agent import Agent
+from agents.base import Actor
+from training import config
+from training.checkpoint import Checkpoint
+from training.components import find
+from training.config import Config
+from training.run import Run
+from worldmodel.base import Spec, WorldModel
+
+
+def build_agent(checked: Config, spec: Spec) -> Agent:
+    """An untrained agent."""
+    plugins = checked.root.plugins
+    model: WorldModel = find("model", checked.model.name, plugins).build(checked.model, spec)
+    actor = build_actor(checked.actor, checked.objective, model, spec, plugins)
+    return Agent(checked.agent, model, actor, spec)
+
+
+def build_actor(
+    section: Any, objective: Any, model: WorldModel, spec: Spec, plugins: Sequence[str] = ()
+) -> Actor:
+    """An actor on a model, from its checked section and its objective's."""
+    goal = find("objective", objective.name, plugins).build(objective, model, spec)
+    actor: Actor = find("actor", section.name, plugins).build(section, model, spec, goal)
+    return actor
+
+
+def load_agent(
+    folder: Path, device: str = "auto", plugins: Sequence[str] = (), checkpoint: Checkpoint | None = None
+) -> Agent:
+    """See agents.load. checkpoint: None takes the newest."""
+    run = Run.read(folder)
+    run.require_plugins(plugins)
+    plain = run.config | {"agent": {**run.config.get("agent", {}), "device": device}, "plugins": list(plugins)}
+    checked = config.check(plain)
+    agent = build_agent(checked, run.spec)
+    checkpoint = checkpoint or run.newest()
+    agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
+    agent.env = checked.env
+    return agent

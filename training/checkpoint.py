@@ -1,0 +1,170 @@
+"""Checkpoints that are complete or absent: written aside, synced, listed with their digests, then renamed into place.
+
+    step-<env steps>-<updates>-<evaluations>/  model, actor, optim, rng .safetensors, state.json,
+                                               MANIFEST.json (sizes, sha256, chunks)
+
+The newest folder whose manifest verifies is the one that loads. Nothing here is ever read with pickle.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from training.legacy import upgrade_tensors
+from worldmodel.replay.episodes import Chunk
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+LARGEST_JSON = 64 << 20
+FILES = {"model.safetensors", "actor.safetensors", "optim.safetensors", "rng.safetensors", "state.json"}
+
+
+class Damaged(OSError):
+    """A checkpoint that is incomplete or not what its manifest says."""
+
+
+class Checkpoint(NamedTuple):
+    """A verified checkpoint's folder and manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The content of <name>.safetensors; verified again, since this is the moment that counts."""
+        return upgrade_tensors(name, load(self.read(f"{name}.safetensors")))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Counters and the like."""
+        state: dict[str, Any] = json.loads(self.read("state.json"))
+        return state
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [Chunk(*chunk) for chunk in self.manifest["chunks"]]
+
+    def read(self, name: str) -> bytes:
+        listed = self.manifest["files"][name]
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise Damaged(f"{self.folder.name}/{name} cannot be read: {error.strerror}") from error
+        if len(content) != listed["bytes"]:
+            raise Damaged(f"{self.folder.name}/{name} has {len(content)} bytes, not {listed['bytes']}")
+        if hashlib.sha256(content).hexdigest() != listed["sha256"]:
+            raise Damaged(f"{self.folder.name}/{name} does not match its digest")
+        return content
+
+
+def write(
+    root: Path, name: str, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], chunks: list[Chunk]
+) -> Path:
+    """Write the checkpoint `name` below root. A failure on the way (full disk, kill) leaves what was there before."""
+    final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
+    with contextlib.suppress(Damaged):  # a damaged one, that a resumed run comes by again, is replaced
+        return verify(final).folder
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    written = 0
+    try:
+        files = {}
+        for file, content in serialised(tensors, state):
+            files[file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            write_synced(temporary / file, content)
+            written += len(content)
+        manifest = {"format": FORMAT, "files": files, "chunks": [list(chunk) for chunk in chunks]}
+        write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
+        sync(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync(root)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        free = shutil.disk_usage(root).free
+        raise OSError(
+            error.errno,
+            f"the checkpoint was not saved, {error.strerror}: {written:,} bytes were written and {free:,} are free; "
+            "the previous checkpoint is untouched",
+            str(final),
+        ) from error
+    return final
+
+
+def serialised(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """The files of a checkpoint, one after the other."""
+    for name, group in tensors.items():
+        yield f"{name}.safetensors", save({key: value.detach().cpu().contiguous() for key, value in group.items()})
+    yield "state.json", json.dumps(state).encode()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def names(root: Path) -> list[str]:
+    """The checkpoints below root, newest first, verified or not."""
+    found = [path.name for path in root.glob("step-*") if path.is_dir() and ".tmp-" not in path.name]
+    return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], reverse=True)
+
+
+def verify(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder, every byte checked; raises Damaged. Replay chunks are checked when they load."""
+    try:
+        path = folder / MANIFEST
+        if path.stat().st_size > LARGEST_JSON:
+            raise Damaged(f"{folder.name}/{MANIFEST} is larger than {LARGEST_JSON} bytes")
+        manifest = json.loads(path.read_bytes())
+        if manifest["format"] != FORMAT:
+            raise Damaged(f"{folder.name} has format {manifest['format']}, this version reads {FORMAT}")
+        checkpoint = Checkpoint(folder, manifest)
+        absent = FILES - set(manifest["files"])
+        if absent:
+            raise Damaged(f"{folder.name}/{MANIFEST} does not list {', '.join(sorted(absent))}")
+        for name in manifest["files"]:
+            if Path(name).name != name:
+                raise Damaged(f"{folder.name}/{MANIFEST} lists {name!r}, which is not a plain file name")
+            content = checkpoint.read(name)
+            if name.endswith(".safetensors"):
+                load(content)
+        for digest, rows, *place in manifest["chunks"]:
+            sound = isinstance(rows, int) and rows > 0 and len(digest) == 64 and int(digest, 16) >= 0
+            stream, continues = place or (0, False)
+            if not (sound and isinstance(stream, int) and stream >= 0 and isinstance(continues, bool)):
+                raise Damaged(f"{folder.name}/{MANIFEST} lists a replay chunk {digest!r} of {rows!r} rows, {place}")
+    except Damaged:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        raise Damaged(f"{folder.name} is damaged: {type(error).__name__} {error}") from error
+    return checkpoint
+
+
+def prune(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what interrupted saves have left."""
+    for name in names(root)[keep:]:
+        with contextlib.suppress(OSError):
+            (root / name).rename(root / f"{name}.tmp-old")  # a kill must not leave a half deleted one listed
+    for leftover in root.glob("step-*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,41 @@
+"""What is checked once the parts are there: whether what should learn can, and has something to learn from."""
+
+from agents.agent import Agent
+from training.components import nearest
+from training.config import Config
+from worldmodel.base import ConfigError
+
+
+def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
+    """Errors: ConfigError, if a stage names what this agent does not have, or there is nothing to learn from."""
+    train, known = config.train, [*dict.fromkeys(["model", *agent.model.parts(), "actor"])]
+    lines = []
+    for name, stage in train.learn.items():
+        for part in stage.parts or [name]:
+            if part not in known:
+                lines.append(
+                    f"train.learn.{name}: this agent has no part {part!r} that learns; it has "
+                    f"{', '.join(known)}{nearest(part, known)}; several together are named by `parts`"
+                )
+        if "actor" in (stage.parts or [name]) and stage.updates and not agent.actor.learns:
+            lines.append(
+                f"train.learn.{name}: {config.actor.name} has nothing to learn: choose actor=evolution, or set "
+                f"train.learn.{name}.updates=0"
+            )
+    evaluates_in_env = getattr(config.actor, "evaluate_in", "model") == "env"
+    if config.env is None and train.env_steps + train.prefill > 0:
+        lines.append(
+            "train: env_steps and prefill ask for episodes, but there is no environment: choose one, env=..., or set "
+            "both to 0"
+        )
+    if config.env is None and "actor" in train.learn and evaluates_in_env:
+        lines.append(
+            "actor.evaluate_in: there is no environment to play in: choose one, env=..., or actor.evaluate_in=model"
+        )
+    if not has_data and train.env_steps + train.prefill == 0:
+        lines.append(
+            "train.prefill: there is nothing to learn from: collect episodes, or name some by data=..., or a trained "
+            "run by model_from=..."
+        )
+    if lines:
+        raise ConfigError(lines)

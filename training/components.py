@@ -1,0 +1,82 @@
+"""Finds a component by its name in the config: the one place where names become modules.
+
+A component is one file that defines `Config` and `build`; the file's name is its name in the config. It lies in one of
+our rooms or in a plugin: a package that the user has named on the command line or in a call. No config, shared or
+edited, can name other code.
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from worldmodel.base import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+ACTORS = ("agents.planners", "agents.controllers", "agents.explorers")
+ROOMS = {  # by the section of the config
+    "env": ("envs.suites",),
+    "model": ("worldmodel.models",),
+    "actor": ACTORS,
+    "explorer": ACTORS,
+    "objective": ("agents.objectives",),
+}
+
+
+def names(section: str, plugins: Sequence[str] = ()) -> list[str]:
+    """The names to choose from in a section. None is imported."""
+    return sorted(locations(section, tuple(plugins)))
+
+
+def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
+    """The module that a name stands for, imported now. Errors: ConfigError."""
+    known = locations(section, tuple(plugins))
+    if not isinstance(name, str) or name not in known:
+        hint = f"{nearest(str(name), known)}; one of your own package needs plugins=<package>"
+        raise ConfigError([f"{section}.name: {shown(name)} is not one of {', '.join(sorted(known))}{hint}"])
+    return importlib.import_module(known[name])
+
+
+@functools.cache
+def locations(section: str, plugins: tuple[str, ...]) -> dict[str, str]:
+    """Name -> dotted module. Ours come before a plugin's. Errors: ConfigError for a plugin that is not there."""
+    found: dict[str, str] = {}
+    for package in (*ROOMS[section], *plugins):
+        for file in files(package):
+            if re.search(r"^def build\(", file.read_text("utf8"), re.MULTILINE):
+                found.setdefault(file.stem, f"{package}.{file.stem}")
+    return found
+
+
+def files(package: str) -> list[Path]:
+    """The files of a package."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError([f"plugins: {package} cannot be imported: {error}"]) from error
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError([f"plugins: there is no package {package!r} on Python's path: install it, or set PYTHONPATH"])
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    return sorted(file for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")
+
+
+def config_folders(plugins: Sequence[str]) -> list[Path]:
+    """The folders configs/ of plugins, for Hydra: <package>/configs/<section>/<name>.yaml."""
+    folders = [folder.parent / "configs" for package in plugins for folder in files(package)[:1]]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' when something known is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """What was given, cut so that a message stays one line."""
+    given = repr(value)
+    return given if len(given) < 60 else given[:57] + "..."

@@ -1,0 +1,140 @@
+"""The whole config of a run, checked: every mistake at once, one line each, with the nearest valid key.
+
+Numbers live in configs/, types in the frozen `Config` above the class that each section feeds. Here they meet.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from agents import agent
+from training import schedule
+from training.components import ROOMS, find, nearest, shown
+from worldmodel.base import ConfigError, StrictConfig
+from worldmodel.replay.buffer import ReplayConfig
+
+SECTIONS: dict[str, type[BaseModel]] = {"train": schedule.Config, "replay": ReplayConfig, "agent": agent.Config}
+
+
+class RootConfig(StrictConfig):
+    """The keys that are in no section."""
+
+    seed: int = Field(ge=0, lt=2**31)
+    run: str = Field(pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
+    runs: str = Field(min_length=1)
+    skip_damaged: bool  # resume although replay chunks are damaged: continue without those episodes
+    data: str | None  # a folder of recorded episodes to learn from
+    model_from: str | None  # a run whose trained model and episodes are taken
+    plugins: list[str]  # the user's own packages that components may come from
+
+    @field_validator("run", "data", "model_from", mode="before")
+    @classmethod
+    def text(cls, value: Any) -> Any:
+        """Job numbers and the like are names, too."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Checked sections; each goes to the one who needs it."""
+
+    root: RootConfig
+    train: schedule.Config
+    replay: ReplayConfig
+    agent: agent.Config
+    env: Any  # None: there is no environment
+    model: Any
+    objective: Any
+    actor: Any
+    explorer: Any
+    plain: dict[str, Any]  # the same as plain values, as config.yaml has them
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.root.runs) / self.root.run
+
+
+def check(plain: dict[str, Any]) -> Config:
+    """The whole config. Errors: ConfigError, with all mistakes."""
+    lines: list[str] = []
+    if not isinstance(plain, Mapping):
+        raise ConfigError([f"a config is a mapping of sections, not {type(plain).__name__}"])
+    sections = [*SECTIONS, *ROOMS]
+    checked: dict[str, Any] = {}
+    try:
+        checked["root"] = RootConfig.model_validate({key: plain[key] for key in plain if key not in sections})
+    except ValidationError as error:
+        lines += [describe("", RootConfig, mistake, sections) for mistake in error.errors()]
+    plugins = checked["root"].plugins if "root" in checked else []
+    for section in sections:
+        if section == "env" and section in plain and plain[section] is None:
+            checked[section] = None
+            continue
+        try:
+            checked[section] = check_section(section, plain, plugins)
+        except ConfigError as error:
+            lines += error.lines
+    if lines:
+        raise ConfigError(lines)
+    config = Config(**checked, plain=dict(plain))
+    wrong = config.model.image_size_error(config.env.size) if config.env else None
+    if wrong:
+        raise ConfigError([f"env.size: {wrong}"])
+    return config
+
+
+def check_section(section: str, plain: Mapping[str, Any], plugins: Sequence[str] = ()) -> Any:
+    """One section of a config. Errors: ConfigError, with all of its mistakes."""
+    if section not in plain:
+        raise ConfigError([f"{section}: missing"])
+    values = plain[section]
+    if not isinstance(values, Mapping):
+        raise ConfigError([f"{section}: a section with keys is wanted, not {shown(values)}"])
+    if section in ROOMS and "name" not in values:
+        close = difflib.get_close_matches("name", map(str, values), n=1, cutoff=0.75)
+        hints = [f"{section}.{word}: there is no such key; did you mean 'name'?" for word in close]
+        raise ConfigError(hints or [f"{section}.name: missing"])
+    model = find(section, values["name"], plugins).Config if section in ROOMS else SECTIONS[section]
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [describe(section, model, mistake) for mistake in error.errors()]
+        raise ConfigError([*lines, *contradictions(section, model, values)]) from error
+
+
+def contradictions(section: str, model: type[BaseModel], values: Mapping[Any, Any]) -> list[str]:
+    """Pairs that disagree, which pydantic does not look at while there are unknown keys."""
+    known = {key: value for key, value in values.items() if key in model.model_fields}
+    if len(known) == len(values):
+        return []
+    try:
+        model.model_validate(known)
+    except ValidationError as error:
+        return [describe(section, model, mistake) for mistake in error.errors() if not mistake["loc"]]
+    return []
+
+
+def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterable[str] = ()) -> str:
+    """One line for one of pydantic's mistakes: path, what is wrong, what was given."""
+    path = ".".join([section, *(str(step) for step in mistake["loc"])]).lstrip(".")
+    if mistake["type"] == "extra_forbidden":
+        known = [*model.model_fields, *others]
+        return f"{path}: {renamed(path) or 'there is no such key' + nearest(str(mistake['loc'][-1]), known)}"
+    if mistake["type"] == "missing":
+        return f"{path}: missing"
+    if mistake["type"] == "value_error" and not mistake["loc"]:
+        return f"{section}: {mistake['ctx']['error']}"
+    return f"{path}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {shown(mistake['input'])}"
+
+
+def renamed(path: str) -> str:
+    """What to say of a key that had another name before."""
+    from training.legacy import RENAMED_KEYS
+
+    new = RENAMED_KEYS.get(path)
+    return f"is {new} now" if new else ""

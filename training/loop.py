@@ -1,0 +1,44 @@
+"""The loop of a run, on one page."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agents.optimizers import Diverged
+from training.config import Config
+from training.run import Run
+from training.start import resume, start
+from training.trainer import Trainer
+
+
+def open_trainer(
+    config: Config, stop: Callable[[], bool], callback: Callable[[Mapping[str, float]], Any] | None = None
+) -> Trainer:
+    """Build or resume. Errors: as start() and resume()."""
+    return (resume if Run.exists(config.folder) else start)(config, stop, callback)
+
+
+def loop(trainer: Trainer) -> None:
+    """Until enough env steps were collected, and learned from. Whatever ends it, the run is saved first; unless it has
+    diverged: then the last good checkpoint is kept.
+    """
+    schedule = trainer.schedule
+    try:
+        with trainer.bar:
+            while True:
+                if schedule.should_evaluate():
+                    trainer.evaluate()
+                elif schedule.should_save(trainer.minutes_since_save()):
+                    trainer.save()
+                elif schedule.updates_due() > 0:
+                    trainer.learn()
+                    if schedule.should_report():
+                        trainer.report()
+                elif schedule.collecting_done():
+                    return
+                else:
+                    trainer.collect()
+    except Diverged:
+        raise
+    except BaseException:
+        trainer.save()
+        raise

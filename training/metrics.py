@@ -1,0 +1,55 @@
+"""What a run logs: one line per report in metrics.jsonl, and the same in TensorBoard's files."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Curves over env steps, and in a TensorBoard run of their own, by_updates, over updates."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        self.boards: list[SummaryWriter] = []
+
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def rewind(self, size: int, step: int, updates: int) -> None:
+        """Forget what was logged after the checkpoint that is being resumed, so that curves do not overlap."""
+        if self.size() > size:
+            os.truncate(self.path, size)
+        self.open(step + 1, updates + 1)
+
+    def open(self, step: int | None = None, updates: int | None = None) -> None:
+        """Points from there on are drawn anew."""
+        self.boards = [
+            SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+            for folder, purge in ((self.folder, step), (self.folder / "by_updates", updates))
+        ]
+
+    def log(self, step: int, updates: int, values: Mapping[str, float]) -> None:
+        """One line, and two points per value: at an env step, and at an update."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "updates": updates, **values}) + "\n")
+        for board, x in zip(self.writers(), (step, updates), strict=True):
+            for name, value in values.items():
+                board.add_scalar(name, value, x)
+
+    def history(self) -> list[dict[str, float]]:
+        """All that was logged."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def writers(self) -> list[SummaryWriter]:
+        """TensorBoard's files: what is drawn over env steps, and over updates."""
+        if not self.boards:
+            self.open()
+        return self.boards
+
+    def close(self) -> None:
+        for board in self.boards:
+            board.close()

@@ -1,0 +1,117 @@
+"""From what was asked to the checked config of one run: a new one, or one that exists and brings its own. Pure: nothing
+is written, and Hydra is not known here.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config import Config, check
+from training.run import Run
+from worldmodel.base import ConfigError
+
+LONGEST_NAME = 200  # of a run; file systems take 255 bytes
+NOT_IN_NAME = ("run=", "runs=", "exp=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
+MAY_CHANGE = (  # when a run is resumed
+    "run",
+    "runs",
+    "plugins",
+    "skip_damaged",
+    "train.env_steps",
+    "train.keep_checkpoints",
+    "agent.device",
+    "agent.compile",
+    "agent.threads",
+    "replay.storage",
+    "replay.memory_gb",
+)
+Plain = dict[str, Any]
+Compose = Callable[[Sequence[str]], tuple[Plain, Mapping[str, str]]]  # overrides -> values, and the chosen files
+
+
+def resolve(overrides: Sequence[str], compose: Compose) -> Config:
+    """The config of a run. Errors: ConfigError, RunError."""
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+    if "data" in keys and "exp" not in keys:
+        overrides = [*overrides, "exp=offline"]
+    plain, choices = compose(overrides)
+    plain["run"] = run_name(plain["run"], choices["exp"], overrides)
+    folder = Path(str(plain["runs"])) / plain["run"]
+    stored = Run.read(folder) if Run.exists(folder) else None
+    if plain["model_from"] is not None:
+        source = (stored or Run.read(Path(str(plain["model_from"])))).config
+        plain = overlay(plain | {key: source[key] for key in ("model", "env")}, plain, keys, ("model", "env"))
+    elif plain["data"] is not None and "env" not in keys:
+        unused = [key for key in keys if key.startswith("env.")]
+        if unused:
+            raise ConfigError([f"{key}: recorded episodes need no environment: leave it out, or choose one by env=..."
+                               for key in unused])  # fmt: skip
+        plain["env"] = None
+    if stored:
+        stored.require_plugins(plain["plugins"])
+        if "exp" not in keys:
+            asked = [*keys, "run", "runs", "skip_damaged", "plugins"]
+            plain = overlay(stored.config, plain, asked, tuple(stored.config))
+        refuse_changes(stored, plain)
+    return check(plain)
+
+
+def run_name(name: Any, recipe: str, overrides: Sequence[str]) -> str:
+    """As given, or made from the overrides: the same ones give the same name, for it is how a run is found again."""
+    if name is None:
+        words = [word.lstrip("+") for word in overrides]
+        words = [word for word in words if not word.startswith(NOT_IN_NAME)]
+        name = re.sub(r"[^\w.,=+-]", "_", "-".join([recipe, *words]))
+        if len(name) > LONGEST_NAME:
+            name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    elif len(str(name)) > LONGEST_NAME:
+        raise ConfigError([f"run: the name has {len(str(name))} letters; choose one of at most {LONGEST_NAME}"])
+    return str(name)
+
+
+def overlay(base: Plain, asked: Plain, keys: Sequence[str], sections: Sequence[str]) -> Plain:
+    """The base with the asked values of the dotted keys that lie in some sections (or are at the root)."""
+    result = dict(base)
+    for key in keys:
+        *path, last = key.split(".")
+        if (path or [last])[0] not in sections and path:
+            continue
+        here, there = result, asked
+        for section in path:
+            inner = here.get(section)
+            here[section] = here = dict(inner) if isinstance(inner, dict) else {}
+            there = there.get(section) or {}
+        if last in there:
+            here[last] = there[last]
+    return result
+
+
+def refuse_changes(stored: Run, plain: Plain) -> None:
+    """Errors: ConfigError, if a run that exists is asked for with other values than it has."""
+    changed = [
+        f"{path}: the run has {old!r}, you ask for {new!r}"
+        for path, old, new in differences(stored.config, plain)
+        if path not in MAY_CHANGE
+    ]
+    if changed:
+        hint = f"to go on with the run as it is: {stored.command()}; or choose another name with run=..."
+        raise ConfigError([*changed, hint])
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys in which two configs differ: (path, old value, new value)."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [] if old == new else [(path, old, new)]
+    keys = [*old, *(key for key in new if key not in old)]
+    inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key)) for key in keys)
+    return [difference for found in inside for difference in found]
+
+
+def model_differences(config: Config) -> ConfigError:
+    """What to say when the weights of model_from do not fit the model that was asked for."""
+    source = config.root.model_from
+    found = differences(Run.read(Path(str(source))).config["model"], config.plain["model"])
+    lines = [f"model.{path}: {source} has {old!r}, you ask for {new!r}" for path, old, new in found]
+    return ConfigError([*lines, "model_from: the trained model must stay as it is: leave these out"])

@@ -1,0 +1,126 @@
+"""What is said of a trained run: one actor's returns, a table of several, controllers of several temperatures."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from agents.agent import Agent
+from training import evaluation, pictures
+from training.progress import console
+from training.rollout import EpisodeResult, mean_ci95
+from training.run import commit, replace
+from training.trained import TrainedRun
+from worldmodel.base import ConfigError
+
+VIDEOS = 3
+DREAMS = 256  # that a controller's return in the dream is the mean of
+
+
+def one(
+    trained: TrainedRun,
+    name: str | None,
+    episodes: int,
+    generations: int,
+    overrides: Sequence[str] = (),
+    video: bool = False,
+) -> None:
+    """evaluation.json, and videos. What was found is shown before it is written."""
+    agent, _ = trained.acting(name, generations, overrides)
+    results, values = trained.evaluate(agent, episodes)
+    result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
+    returns = result["returns"]
+    interval = f" +- {result['ci95']:.1f} (95 %)" if result["ci95"] is not None else ""
+    console.print(
+        f"return {result['return']:.1f}{interval} over {episodes} episodes; lowest {min(returns):.1f}, "
+        f"highest {max(returns):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
+    )
+    folder = trained.run.folder
+    replace(folder / "evaluation.json", json.dumps(result, indent=2))
+    if video:
+        videos(folder / "videos", agent, results, trained.seed)
+
+
+def compare(
+    trained: TrainedRun,
+    names: Sequence[str | None],
+    episodes: int,
+    generations: int,
+    overrides: Sequence[str] = (),
+) -> None:
+    """comparison.json, and a table: every actor on the same model and the same episodes."""
+    for name in names:
+        trained.section(name, overrides)  # all mistakes before the first episode
+    found = []
+    for name in names:
+        agent, seconds = trained.acting(name, generations, overrides)
+        results, values = trained.evaluate(agent, episodes)
+        found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
+        console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
+    folder = trained.run.folder
+    table = Table(title=f"{folder}, {episodes} episodes of seed {trained.seed}")
+    for column in ("actor", "return", "+- (95 %)", "ms per action", "env steps", "learned in dreams"):
+        table.add_column(column, justify="left" if column == "actor" else "right")
+    for result in found:
+        seconds = result["seconds_of_learning"]
+        table.add_row(
+            result["actor"],
+            f"{result['return']:.1f}",
+            "" if result["ci95"] is None else f"{result['ci95']:.1f}",
+            f"{result['milliseconds_per_action']:.1f}",
+            f"{result['env_steps']:,}",
+            f"{seconds:.0f} s" if seconds else "",
+        )
+    console.print(table)
+    replace(folder / "comparison.json", json.dumps(found, indent=2))
+
+
+def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: int, generations: int) -> None:
+    """temperatures.json and .png: what a controller gains in the dream that it learned in, and in the environment."""
+    name = name or "evolution"
+    try:
+        wanted = [float(word) for word in asked.split(",")]
+    except ValueError as error:
+        raise ConfigError([f"--temperatures: numbers with commas between them are wanted ({error})"]) from error
+    section = trained.section(name)
+    if not hasattr(section, "temperature"):
+        raise ConfigError([f"--temperatures: {name} does not learn in dreams; evolution does"])
+    rows: list[dict[str, float | None]] = []
+    for temperature in wanted:
+        agent, _ = trained.acting(name, generations, temperature=temperature)
+        imagined = evaluation.dream_returns(
+            agent, trained.replay, DREAMS, section.horizon, temperature, trained.seed
+        ).tolist()
+        results, _ = trained.evaluate(agent, episodes)
+        real = [result.episode_return for result in results]
+        rows.append({"temperature": temperature})
+        for place, returns in (("dream", imagined), ("env", real)):
+            mean, interval = mean_ci95(returns)
+            rows[-1] |= {place: mean, f"{place}_std": float(np.std(returns))}
+            rows[-1][f"{place}_ci95"] = None if math.isnan(interval) else interval
+        console.print(
+            f"temperature {temperature:g}: {rows[-1]['dream']:.1f} in the dream, {rows[-1]['env']:.1f} in the environment"
+        )
+    result: dict[str, Any] = {"rows": rows, "dream_horizon": section.horizon, "generations": generations}
+    result |= {"episodes": episodes, "seed": trained.seed, "commit": commit()}
+    folder = trained.run.folder
+    replace(folder / "temperatures.json", json.dumps(result, indent=2))
+    pictures.temperatures(folder / "temperatures.png", rows, folder.name)
+
+
+def videos(folder: Path, agent: Agent, results: Sequence[EpisodeResult], seed: int) -> None:
+    """Every episode of the first few as a GIF, and their open-loop dreams."""
+    folder.mkdir(exist_ok=True)
+    for number, result in enumerate(results[:VIDEOS]):
+        images: Tensor = torch.from_numpy(result.episode.image[None]).float() / 255
+        frames = pictures.video_frames([images], len(result.episode.image))
+        (folder / f"episode-{number}.gif").write_bytes(pictures.gif(frames))
+    dream, _ = evaluation.dreams(agent, [result.episode for result in results], seed)
+    (folder / "dream.gif").write_bytes(pictures.gif(pictures.dream_frames(dream)))
+    console.print(f"videos are in {folder}")

@@ -1,0 +1,168 @@
+"""When a run collects and when which part learns: told by the config and the counters alone, so that a run that was
+interrupted anywhere goes on with just what was next.
+
+Learning comes in rounds; a round is one stage after the other, and a stage names what learns in it, from one batch for
+each update. PlaNet: after every episode a round of {model: 100 updates}. World Models: once, or again after more
+episodes, a round of {vision: ..., memory: ..., actor: ...}. Dreamer: after every few steps {joint: [model, actor]}.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from worldmodel.base import StrictConfig
+
+
+class Stage(StrictConfig):
+    """What learns, and for how long. What a recipe leaves out, or sets to null, is as in `replay`."""
+
+    parts: list[str] | None = Field(default=None, min_length=1)  # together, from each batch; null: the stage's name
+    updates: int = Field(ge=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    batch_length: int | None = Field(default=None, ge=2)
+    eval_every: int | None = Field(default=None, ge=1)  # updates; besides the evaluations between rounds
+
+
+class Collect(StrictConfig):
+    """How env steps are gathered between two rounds of learning."""
+
+    # episodes: whole ones, all or nothing. steps: env steps, action repeat included; environments then live on between
+    # rounds, and unfinished episodes are learned from
+    unit: Literal["episodes", "steps"]
+    per_round: int = Field(ge=1)  # of that unit
+
+
+class Config(StrictConfig):
+    env_steps: int = Field(ge=0)  # action repeat included; 0: no more than the prefill
+    prefill: int = Field(ge=0)  # collect.unit, by the explorer, before the first round of learning
+    collect: Collect
+    # replayed rows per decision after the prefill; null: a round of learning whenever `per_round` was collected
+    ratio: float | None = Field(gt=0)
+    learn: dict[str, Stage] = Field(min_length=1)  # a round of learning: these stages, in this order
+    report_every: int = Field(ge=1)  # updates; and at the end of every stage, unless there is a ratio
+    eval_every: int = Field(ge=1)  # collect.unit
+    eval_episodes: int = Field(ge=1)
+    temperatures: list[NonNegativeFloat] = Field(min_length=1)  # of the dreams that are shown
+    save_every: int = Field(ge=1)  # collect.unit
+    save_minutes: float = Field(gt=0)  # and at least so often while it learns
+    keep_checkpoints: int = Field(ge=2)  # one may be in the process of being written
+
+    @model_validator(mode="after")
+    def agree(self) -> "Config":
+        if not any(stage.updates for stage in self.learn.values()) and self.ratio:
+            raise ValueError("ratio is set, but no stage of learn has updates: give one updates=1")
+        return self
+
+
+@dataclasses.dataclass
+class Counters:
+    """Where a run is. Counted separately, because people mean different things by a step."""
+
+    env_steps: int = 0  # simulator steps, action repeat included: the x-axis of every curve
+    agent_steps: int = 0  # decisions
+    episodes: int = 0  # finished ones
+    updates: int = 0
+    actor_env_steps: int = 0  # of episodes from which an actor learned by their returns alone; they are not in replay
+    prefill_agent_steps: int = 0  # decisions in the prefill
+    evaluations: int = 0
+    evaluated_collected: int = 0  # at the last evaluation
+    evaluated_updates: int = 0
+    saved_collected: int = 0  # at the last save
+    saved_updates: int = 0
+    saved_evaluations: int = 0
+
+
+class Turn(NamedTuple):
+    """Which stage it is, and which of its updates comes next."""
+
+    name: str
+    stage: Stage
+    done: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.stage.parts or [self.name])
+
+
+class Schedule:
+    """What is next. has_data: a run that starts with recorded episodes may learn before it collects. batch: the rows of
+    a batch that a stage does not name itself.
+    """
+
+    def __init__(self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int]) -> None:
+        self.config, self.counters, self.has_data = config, counters, has_data
+        stages = config.learn.values()
+        self.round = sum(stage.updates for stage in stages)  # updates
+        self.round_rows = sum(
+            stage.updates * (stage.batch_size or batch[0]) * (stage.batch_length or batch[1]) for stage in stages
+        )
+
+    @property
+    def collected(self) -> int:
+        """In collect.unit."""
+        return self.counters.env_steps if self.config.collect.unit == "steps" else self.counters.episodes
+
+    @property
+    def prefilled(self) -> bool:
+        return self.collected >= self.config.prefill
+
+    def collecting_done(self) -> bool:
+        return self.prefilled and self.counters.env_steps >= self.config.env_steps
+
+    def updates_due(self) -> int:
+        """Updates owed: a round after the prefill and one for every `per_round` since; or what the ratio asks for."""
+        if not self.prefilled or (self.collected == 0 and not self.has_data):
+            return 0
+        if self.config.ratio is not None:
+            decisions = self.counters.agent_steps - self.counters.prefill_agent_steps
+            return int(decisions * self.config.ratio / self.round_rows) * self.round - self.counters.updates
+        rounds = 1 + (self.collected - self.config.prefill) // self.config.collect.per_round
+        return rounds * self.round - self.counters.updates
+
+    def turn(self, update: int | None = None) -> Turn:
+        """The stage of an update, by default of the next one."""
+        done = (self.counters.updates if update is None else update) % self.round
+        for name, stage in self.config.learn.items():
+            if done < stage.updates:
+                return Turn(name, stage, done)
+            done -= stage.updates
+        raise AssertionError("the stages are shorter than their round")
+
+    def next_updates(self) -> int:
+        """How many updates come before the next report, evaluation or change of stage."""
+        _, stage, done = self.turn()
+        every = self.config.report_every
+        if self.config.ratio is not None and len(self.config.learn) == 1:
+            return min(self.updates_due(), every - self.counters.updates % every)
+        limits = (stage.updates, every, stage.eval_every or stage.updates)
+        return min(limit - done % limit for limit in limits)
+
+    def should_report(self) -> bool:
+        return self.config.ratio is None or self.counters.updates % self.config.report_every == 0
+
+    def should_evaluate(self) -> bool:
+        """After every so many updates of a stage, after every so much collected, and at the end."""
+        counters = self.counters
+        if counters.updates > counters.evaluated_updates:
+            _, stage, done = self.turn(counters.updates - 1)
+            if stage.eval_every and (done + 1) % stage.eval_every == 0:
+                return True
+        if self.updates_due() > 0 or not self.prefilled:
+            return False
+        if self.collecting_done():
+            return (counters.evaluated_collected, counters.evaluated_updates) != (self.collected, counters.updates)
+        return self.collected - counters.evaluated_collected >= self.config.eval_every
+
+    def should_save(self, minutes: float) -> bool:
+        """After every so much collected, so many minutes of learning, and at the end."""
+        counters = self.counters
+        now = self.collected, counters.updates, counters.evaluations
+        changed = (counters.saved_collected, counters.saved_updates, counters.saved_evaluations) != now
+        if minutes >= self.config.save_minutes and changed:
+            return True
+        if self.updates_due() > 0:
+            return False
+        if self.collecting_done():
+            return changed
+        return self.collected - counters.saved_collected >= self.config.save_every

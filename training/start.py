@@ -1,0 +1,202 @@
+"""Starting a run and resuming one: two functions that can be read one after the other. Both give a Trainer."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from agents.agent import Agent
+from envs import Vector
+from training import initial_data
+from training.build import build_actor, build_agent
+from training.checks import check_learning
+from training.config import Config
+from training.initial_data import InitialData
+from training.progress import console
+from training.run import Run, RunError
+from training.schedule import Counters
+from training.trainer import Trainer
+from worldmodel.base import Spec
+from worldmodel.replay import recorded, storage
+from worldmodel.replay.buffer import Replay
+from worldmodel.replay.episodes import DamagedChunk, write_chunk
+
+Callback = Callable[[Mapping[str, float]], Any]
+UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
+
+
+def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
+    """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
+    initial = initial_data.load(config.root.data, config.root.model_from, config.root.plugins)
+    vector = envs.vector(config.env) if config.env else None
+    run = None
+    try:
+        spec = agreed_spec(vector, initial)
+        agent, explorer = build_agents(config, spec)
+        check_learning(config, agent, has_data=initial is not None)
+        if initial and initial.model is not None:
+            take_model(agent, initial.model, config)
+        lengths = initial.lengths if initial else []
+        if initial and vector is None and len(lengths) < 2:
+            raise ValueError(
+                "of recorded episodes at least two are needed, one of them is kept for validation, to dream of: add "
+                "some, or choose the environment that they came from, env=..."
+            )
+        replay = build_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
+        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths))
+        trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
+        run.metrics.rewind(0, -1, -1)
+        if initial:
+            add_initial_data(trainer, initial)
+        trainer.use_counters(Counters(), has_data=len(replay) > 0)
+        return trainer
+    except BaseException:
+        close(vector, run)
+        raise
+
+
+def resume(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
+    """Go on with a run from its newest checkpoint that is complete, its replay included. Errors: as start."""
+    run = Run.read(config.folder).lock()
+    vector = None
+    try:
+        run.require_plugins(config.root.plugins)
+        vector = envs.vector(config.env) if config.env else None
+        if vector and spec_of(vector) != run.spec:
+            raise ValueError(f"the environment is {spec_of(vector)} now; the run was trained on {run.spec}")
+        agent, explorer = build_agents(config, run.spec)
+        check_learning(config, agent, has_data=True)
+        rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
+        replay = build_replay(config, run.spec, vector, rows, 0, agent)
+        trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
+        if not load_checkpoint(trainer, config.root.skip_damaged):
+            run.metrics.rewind(0, -1, -1)
+            console.print("no checkpoint yet: starting from the beginning")
+            initial = initial_data.load(config.root.data, config.root.model_from, config.root.plugins)
+            if initial and initial.model is not None:
+                take_model(agent, initial.model, config)
+            if initial:
+                add_initial_data(trainer, initial)
+            trainer.use_counters(Counters(), has_data=len(replay) > 0)
+        elif vector is None:
+            trainer.validation = list(recorded.read(run.validation))
+        return trainer
+    except BaseException:
+        close(vector, run)
+        raise
+
+
+# ---- the steps ----
+
+
+def spec_of(vector: Vector) -> Spec:
+    return Spec(vector.image_shape, vector.action_dim, vector.discrete)
+
+
+def agreed_spec(vector: Vector | None, initial: InitialData | None) -> Spec:
+    """Of the environment and of the episodes that one starts with."""
+    if vector is None and initial is None:
+        raise ValueError("there is neither an environment nor recorded episodes: choose env=... or data=...")
+    spec = spec_of(vector) if vector else None
+    if initial and spec not in (None, initial.spec):
+        raise ValueError(f"the episodes are {initial.spec}, the environment is {spec}: choose the one they came from")
+    return spec or initial.spec  # type: ignore[union-attr]
+
+
+def build_agents(config: Config, spec: Spec) -> tuple[Agent, Agent]:
+    """The agent, and the one that explores on the same model."""
+    torch.manual_seed(config.root.seed)
+    agent = build_agent(config, spec)
+    explorer = build_actor(config.explorer, config.objective, agent.model, spec, config.root.plugins)
+    return agent, agent.with_actor(explorer)
+
+
+def build_replay(
+    config: Config, spec: Spec, vector: Vector | None, initial_rows: int, longest: int, agent: Agent
+) -> Replay:
+    """An empty replay where it fits. Its size must not depend on the memory of the day: it decides what is evicted, and
+    so what is learned.
+    """
+    by_steps = vector is not None and config.train.collect.unit == "steps"
+    # Episodes that end early have up to twice the rows: there is room for the most there can be.
+    rows = 2 * collected_rows(config, vector) + initial_rows if vector is None or vector.time_limit or by_steps else None
+    rows = min(rows or config.replay.capacity, config.replay.capacity)
+    if vector and not by_steps:
+        longest = max(longest, math.ceil((vector.time_limit or 0) / vector.action_repeat) + 1)
+    if longest > config.replay.capacity:
+        raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
+    where = config.replay.storage, config.replay.memory_gb
+    plan = storage.plan(*where, spec, rows, agent.device, config.folder)
+    console.print(str(plan))
+    return Replay(config.replay, spec, rows, plan.storage, vector.num_envs if vector and by_steps else 1)
+
+
+def collected_rows(config: Config, vector: Vector | None) -> int:
+    """How many rows of replay the run will fill: one per decision and one more per episode of full length."""
+    if vector is None:
+        return 0
+    train, repeat, limit = config.train, vector.action_repeat, vector.time_limit
+    length = math.ceil(limit / repeat) if limit else UNKNOWN_LENGTH
+    steps = math.ceil(train.env_steps / repeat)
+    if train.collect.unit == "steps":
+        steps += math.ceil(train.prefill / repeat)
+        return steps + math.ceil(steps / length) + vector.num_envs * (length + 1)
+    return steps + (train.prefill + vector.num_envs) * (length + 1) + math.ceil(steps / length)
+
+
+def take_model(agent: Agent, weights: dict[str, torch.Tensor], config: Config) -> None:
+    """The weights of model_from. Errors: ConfigError, if they are those of another model than was asked for."""
+    try:
+        agent.model.load_state_dict(weights)
+    except RuntimeError as error:
+        from training.resolve import model_differences
+
+        raise model_differences(config) from error
+
+
+def add_initial_data(trainer: Trainer, initial: InitialData) -> None:
+    """Fill replay. Without an environment the last episodes are kept for validation, to dream of."""
+    count, run = 0, trainer.run
+    if trainer.envs is None:
+        count = min(trainer.config.eval_episodes, max(1, len(initial.lengths) // 10))
+        run.validation.mkdir(exist_ok=True)
+    for number, episode in enumerate(initial.episodes):
+        if number < len(initial.lengths) - count:
+            trainer.replay.add(episode)
+        else:
+            trainer.validation.append(episode)
+            write_chunk(run.validation / f"{number:06d}.npz", episode)
+    console.print(f"begins with {len(trainer.replay):,} rows of {len(initial.lengths) - count} episodes")
+
+
+def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:
+    """Whether there was one. Errors: RunError, if there are only damaged ones."""
+    run, damage = trainer.run, ""
+    for checkpoint in run.verified(console.print):
+        try:
+            trainer.replay.load(run.replay, checkpoint.chunks, console.print if skip_damaged else None)
+        except DamagedChunk as error:
+            damage = str(error)
+            console.print(f"{checkpoint.folder.name} cannot be resumed exactly: {error}")
+            trainer.replay.clear()
+            continue
+        trainer.load(checkpoint)
+        console.print(f"resumed from {checkpoint.folder.name}")
+        return True
+    if damage:
+        raise RunError(f"{damage}; to continue without the damaged episodes: {run.command('skip_damaged=true')}")
+    if any(".tmp-" not in path.name for path in Path(run.checkpoints).glob("step-*")):
+        raise RunError(
+            f"no checkpoint in {run.checkpoints} is complete: restore one from a copy, or train under another name"
+        )
+    return False
+
+
+def close(vector: Vector | None, run: Run | None) -> None:
+    if vector:
+        vector.close()
+    if run:
+        run.close()

@@ -1,0 +1,126 @@
+"""A trained run, to be evaluated: its newest checkpoint, and actors on its model."""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import envs
+from agents.agent import Agent
+from training import config, evaluation
+from training.build import build_actor, load_agent
+from training.command_line import component_section
+from training.progress import ProgressBar
+from training.resolve import overlay
+from training.rollout import EpisodeResult, episode_seed
+from training.run import Run, RunError, commit
+from worldmodel.base import ConfigError
+from worldmodel.replay import storage
+from worldmodel.replay.buffer import Replay
+
+EVALUATE = 3  # stream of randomness: other episodes than those that training evaluates on
+
+
+class TrainedRun:
+    """What a run's newest checkpoint holds. Everything that is said of it is said of this checkpoint, also while
+    training goes on. Errors: RunError, ConfigError.
+    """
+
+    def __init__(self, folder: Path, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
+        self.run, self.seed, self.plugins = Run.read(folder), seed, list(plugins)
+        self.checkpoint = self.run.newest()
+        self.agent = load_agent(folder, device, plugins, self.checkpoint)
+        if self.agent.env is None:
+            raise RunError(
+                f"{folder} was trained on recorded episodes, without an environment: to evaluate it, train with "
+                "data=... env=..., or build your own loop with agents.load"
+            )
+
+    def section(self, name: str | None, overrides: Sequence[str] = (), **changes: Any) -> Any:
+        """The checked config of an actor: the run's own, or the file of that name; with overrides actor.key=value."""
+        wrong = [word for word in overrides if not word.startswith("actor.") or "=" not in word]
+        if wrong:
+            raise ConfigError([f"{word}: here only the actor can be changed: actor.key=value" for word in wrong])
+        own = self.run.config["actor"]
+        plain = own if name in (None, own["name"]) else component_section(("actor", "explorer"), str(name))
+        asked = component_section(("actor",), own["name"], overrides) if overrides else {}
+        keys = [word.partition("=")[0] for word in overrides]
+        plain = overlay({"actor": plain}, {"actor": asked}, keys, ("actor",))["actor"]
+        return config.check_section("actor", {"actor": plain | changes}, self.plugins)
+
+    def acting(
+        self, name: str | None, generations: int, overrides: Sequence[str] = (), **changes: Any
+    ) -> tuple[Agent, float]:
+        """An agent with this actor on the trained model, and the seconds that it learned: the run's own actor is as
+        trained; another one that learns does so now, in dreams that start from the run's episodes.
+        """
+        section, own = self.section(name, overrides, **changes), self.run.config["actor"]
+        objective = config.check_section("objective", self.run.config, self.plugins)
+        actor = build_actor(section, objective, self.agent.model, self.agent.spec, self.plugins)
+        agent = self.agent.with_actor(actor)
+        if section.name == own["name"] and not changes:
+            actor.load_state_dict(self.agent.actor.state_dict())
+            return agent, 0.0
+        if not actor.learns:
+            return agent, 0.0
+        if actor.has_loss:
+            raise ConfigError([f"--actor: {section.name} learns by gradient, beside the model: train a run with it"])
+        if getattr(section, "evaluate_in", "model") == "env":  # what learns here does so in dreams
+            return self.acting(name, generations, overrides, **changes | {"evaluate_in": "model"})
+        began = time.perf_counter()
+        torch.manual_seed(self.seed)
+        with ProgressBar(generations, 0) as bar:
+
+            def progress(done: int, text: str) -> None:
+                bar.update(done, generations, text=text)
+
+            evaluation.train_in_imagination(agent, self.replay, generations, self.seed, progress)
+        return agent, time.perf_counter() - began
+
+    @functools.cached_property
+    def replay(self) -> Replay:
+        """The episodes that the run collected."""
+        section = config.check_section("replay", self.run.config)
+        rows = sum(chunk.rows for chunk in self.checkpoint.chunks)
+        streams = 1 + max((chunk.stream for chunk in self.checkpoint.chunks), default=0)
+        memory_gb, spec = section.memory_gb, self.run.spec
+        # Wherever it fits: this may be another machine.
+        plan = storage.plan("auto", memory_gb, spec, rows * streams, self.agent.device, self.run.folder)
+        collected = Replay(section, self.run.spec, rows * streams, plan.storage, streams)
+        collected.load(self.run.replay, self.checkpoint.chunks)
+        return collected
+
+    def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
+        """Noise-free episodes in the run's environment."""
+        seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(episodes)]
+        vector = envs.vector(self.agent.env)
+        try:
+            return evaluation.evaluate(agent, vector, seeds, self.seed)
+        finally:
+            vector.close()
+
+    def result(
+        self, name: str | None, agent: Agent, results: Sequence[EpisodeResult], values: dict[str, float]
+    ) -> dict[str, Any]:
+        """What is written of an evaluation."""
+        counters = self.checkpoint.state["counters"]
+        played = counters.get("actor_env_steps", counters.get("played", 0))
+        return {
+            "return": values["evaluate/return"],
+            "ci95": values.get("evaluate/ci95"),  # half-width of the 95 % interval
+            "returns": [result.episode_return for result in results],
+            "episodes": len(results),
+            "seed": self.seed,
+            "actor": name or self.run.config["actor"]["name"],
+            "checkpoint": self.checkpoint.folder.name,
+            "env_steps": counters["env_steps"] + played,
+            "milliseconds_per_action": values["evaluate/act_ms"],
+            "planned_return": values.get("evaluate/planned_return"),
+            "obtained_return": values.get("evaluate/obtained_return"),
+            "device": str(agent.device),
+            "precision": agent.precision,
+            "commit": commit(),
+        }

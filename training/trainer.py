@@ -1,0 +1,267 @@
+"""A run in progress: what the loop's steps do. start.py builds one, loop.py (a page) calls it."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from agents.agent import Agent
+from agents.base import Actor
+from envs import Vector
+from training import evaluation, pictures
+from training.checkpoint import Checkpoint
+from training.collector import StepCollector
+from training.config import Config
+from training.legacy import upgrade_counters
+from training.progress import ProgressBar, console
+from training.rollout import EpisodeResult, Interrupted, episode_seed, rollout
+from training.run import Run
+from training.schedule import Counters, Schedule
+from worldmodel.base import Batch
+from worldmodel.replay.buffer import Replay
+from worldmodel.replay.episodes import Episode
+from worldmodel.replay.prefetch import prefetched
+
+COLLECT, EVALUATE, SAMPLE, PLAY = 0, 1, 2, 4  # streams of randomness; 3 is evaluate.py's
+
+
+class Trainer:
+    """All parts of a run, built and loaded."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        vector: Vector | None,
+        agent: Agent,
+        explorer: Agent,
+        replay: Replay,
+        stop: Callable[[], bool],
+        callback: Callable[[Mapping[str, float]], Any] | None = None,
+    ) -> None:
+        self.config, self.seed, self.run, self.envs, self.stop = config.train, config.root.seed, run, vector, stop
+        self.agent, self.explorer, self.replay, self.callback = agent, explorer, replay, callback
+        self.validation: list[Episode] = []  # that are never learned from, for runs without an environment
+        self.sums: dict[str, Any] = {}  # of metrics, since the last report
+        self.seconds: dict[str, float] = {}
+        self.saved_at = time.monotonic()
+        self.bar = ProgressBar(self.config.env_steps, 0)
+        self.env_config = config.env
+        self.other_envs: Vector | None = None
+        self.collector: StepCollector | None = None
+        if vector and self.config.collect.unit == "steps":
+            self.collector = StepCollector(vector, lambda number: episode_seed(self.seed, COLLECT, number))
+        self.use_counters(Counters(), has_data=False)
+
+    def use_counters(self, counters: Counters, has_data: bool) -> None:
+        batch = self.replay.config.batch_size, self.replay.config.batch_length
+        self.counters, self.schedule = counters, Schedule(self.config, counters, has_data, batch)
+
+    def minutes_since_save(self) -> float:
+        return (time.monotonic() - self.saved_at) / 60
+
+    def free_envs(self) -> Vector:
+        """Environments without open episodes: where those live on between rounds, others than theirs."""
+        if not self.collector:
+            assert self.envs is not None
+            return self.envs
+        self.other_envs = self.other_envs or envs.vector(self.env_config)
+        return self.other_envs
+
+    def close(self) -> None:
+        for vector in (self.envs, self.other_envs):
+            if vector:
+                vector.close()
+        self.run.close()
+
+    # ---- collecting ----
+
+    def collect(self) -> None:
+        """A round's worth of experience: whole episodes, all or nothing, so that a resumed run repeats an interrupted
+        one exactly; or steps.
+        """
+        assert self.envs is not None
+        counters = self.counters
+        agent = self.agent if self.schedule.prefilled else self.explorer
+        decisions = counters.agent_steps
+        if self.collector:
+            results, seconds = self.collect_steps(agent)
+        else:
+            seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.num_envs)]
+            with self.rollback():
+                results, seconds = rollout(agent.act, self.envs, seeds, "explore", self.stop)
+            for result in results:
+                self.replay.add(result.episode)
+            counters.agent_steps += sum(result.length for result in results)
+        counters.env_steps += (counters.agent_steps - decisions) * self.envs.action_repeat
+        counters.episodes += len(results)
+        if agent is self.explorer:
+            counters.prefill_agent_steps = counters.agent_steps
+        self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
+        if results:
+            values = evaluation.collect_metrics(results)
+            self.log(values)
+            self.show(collected=f"return {values['collect/return']:.1f}")
+
+    def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Any]:
+        """Steps in every environment, up to the next round or the end of the prefill."""
+        assert self.envs is not None and self.collector is not None
+        config, done = self.config, self.counters.env_steps
+        wanted = config.prefill - done if done < config.prefill else config.collect.per_round
+        decisions = max(1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs)))
+        rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
+        for stream, episode, continues in rows:
+            self.replay.add(episode, stream, continues)
+            self.counters.agent_steps += len(episode.reward) - (not continues)
+        return results, seconds
+
+    @contextlib.contextmanager
+    def rollback(self, learner: torch.nn.Module | None = None) -> Iterator[None]:
+        """What is interrupted inside is dropped, also what the learner learned, and repeated with the same random
+        numbers after resuming.
+        """
+        before, played = self.agent.random_state(), self.counters.actor_env_steps
+        known = {name: value.clone() for name, value in learner.state_dict().items()} if learner else {}
+        try:
+            yield
+        except BaseException:
+            self.agent.set_random_state(before)
+            self.counters.actor_env_steps = played
+            if learner:
+                learner.load_state_dict(known)
+            raise
+
+    def play(self, actor: Actor, episodes: int, number: int) -> torch.Tensor:
+        """The returns of an actor in the real environments; see agents.base.Play."""
+        if self.envs is None:
+            raise ValueError("the actor learns in the real environments, but there is none: actor.evaluate_in=model")
+        seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
+        with self.agent.fork_rng(episode_seed(self.seed, PLAY, number)):
+            player = self.agent.with_actor(actor)
+            try:
+                results, _ = rollout(player.act, self.free_envs(), seeds, "evaluate", self.stop)
+            finally:
+                player.act_graph.forget()  # every candidate's would keep memory of the GPU
+        self.counters.actor_env_steps += sum(result.length for result in results) * self.envs.action_repeat
+        return torch.tensor([result.episode_return for result in results])
+
+    # ---- learning ----
+
+    def learn(self) -> None:
+        """Updates of the stage whose turn it is, up to the next report. Interrupted, it goes on after resuming."""
+        began = time.perf_counter()
+        turn, counters = self.schedule.turn(), self.counters
+        stage, by_itself = turn.stage, "actor" in turn.parts and not self.agent.actor.has_loss
+        updates = range(counters.updates, counters.updates + self.schedule.next_updates())
+
+        def draw(update: int) -> Batch:
+            rng = np.random.default_rng([self.seed, SAMPLE, update])
+            return self.replay.sample(rng, stage.batch_size, stage.batch_length)
+
+        with contextlib.closing(prefetched(draw, updates, self.replay.storage.prefetch)) as batches:
+            for number, batch in enumerate(batches, turn.done + 1):
+                if self.stop():
+                    raise Interrupted
+                with self.rollback(self.agent.actor if by_itself else None):  # gradients never stop amid an update
+                    metrics = self.agent.learn(batch, turn.parts, self.play)
+                counters.updates += 1
+                for name, value in (metrics | {"updates": torch.ones(())}).items():
+                    self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+                if stage.updates > self.config.report_every or by_itself:
+                    self.bar.update(number, stage.updates, stage=turn.name)
+        # Reading them waits for a GPU, whose work belongs to the time that is taken.
+        self.sums = {name: float(total) for name, total in self.sums.items()}
+        self.seconds["learn"] = self.seconds.get("learn", 0.0) + time.perf_counter() - began
+
+    def report(self) -> None:
+        """The means over the updates since the last report, and where the time went."""
+        number = float(self.sums.pop("updates"))
+        skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith("/skipped"))])
+        values = {
+            f"learn/{name}": total if name.endswith("/skipped") else total / max(1.0, number - skipped)
+            for name, total in self.sums.items()
+        }
+        self.sums = {}
+        counts = {f"count/{name}": float(value) for name, value in dataclasses.asdict(self.counters).items()}
+        rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
+        self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
+        self.seconds = {}
+        losses = [
+            f"{name.removeprefix('learn/')} {value:.2f}"
+            for name, value in values.items()
+            if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
+        ]
+        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
+
+    # ---- evaluating, saving, showing ----
+
+    def evaluate(self) -> None:
+        """Noise-free episodes, their dreams, and the pictures in the run's folder."""
+        counters, folder, metrics = self.counters, self.run.folder, self.run.metrics
+        values: dict[str, float] = {}
+        episodes = self.validation
+        if self.envs:
+            seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
+            results, values = evaluation.evaluate(self.agent, self.free_envs(), seeds, self.seed, self.stop)
+            episodes = [result.episode for result in results]
+        for temperature in self.config.temperatures:
+            dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
+            animation = pictures.gif(pictures.dream_frames(dream))
+            name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
+            for board, x in zip(metrics.writers(), (counters.env_steps, counters.updates), strict=True):
+                pictures.show(board, name, animation, x)
+            (folder / f"{name}.gif").write_bytes(animation)
+            values |= errors if temperature == 1 else {}
+        self.log(values)
+        pictures.curves(folder, metrics.history())
+        counters.evaluated_collected, counters.evaluated_updates = self.schedule.collected, counters.updates
+        counters.evaluations += 1
+        said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} validation episodes"
+        console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
+
+    def save(self) -> None:
+        counters = self.counters
+        counters.saved_collected, counters.saved_updates = self.schedule.collected, counters.updates
+        counters.saved_evaluations = counters.evaluations
+        self.saved_at = time.monotonic()
+        name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
+        tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
+        sums = {key: float(value) for key, value in self.sums.items()}
+        state: dict[str, Any] = {"counters": dataclasses.asdict(counters), "sums": sums}
+        if self.collector:
+            state["collector"], tensors["collector"] = self.collector.state()
+        self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Be where it was. Replay is loaded already."""
+        state = checkpoint.state
+        self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")}, console.print)
+        self.agent.set_random_state(checkpoint.tensors("rng"))
+        self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
+        self.sums = {key: torch.tensor(value) for key, value in state["sums"].items()}
+        self.run.metrics.rewind(state["metrics_bytes"], self.counters.env_steps, self.counters.updates)
+        if self.collector and "collector" in state:
+            tensors = checkpoint.tensors("collector")
+            if not self.collector.restore(state["collector"], tensors, self.agent):
+                console.print("the environments do not repeat themselves: the episodes under way are begun anew")
+
+    def log(self, values: Mapping[str, float]) -> None:
+        self.run.metrics.log(self.counters.env_steps, self.counters.updates, values)
+        if self.callback:
+            self.callback({"env_steps": self.counters.env_steps, "updates": self.counters.updates, **values})
+
+    def show(self, **newest: str) -> None:
+        """A line that stays, and the bar."""
+        counters, text = self.counters, ", ".join(newest.values())
+        if not self.schedule.prefilled and not self.config.env_steps:
+            self.bar.update(self.schedule.collected, self.config.prefill, **newest)
+        elif self.config.env_steps:
+            self.bar.update(counters.env_steps, self.config.env_steps, **newest)
+        counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
+        console.print(f"{counted}  {text}")

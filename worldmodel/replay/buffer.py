@@ -1,0 +1,184 @@
+"""Replay: uint8 episodes in, uniformly drawn sequences out; on disk as immutable chunks named by their digest.
+
+Rows lie in rings, one for each stream: whole episodes share one stream, environments that are learned from while their
+episodes go on have one each. A sequence is any `length` rows in a row of a ring, so every row, the last ones of an
+episode included (trap 33), is drawn equally often, and episodes simply follow each other: `first` marks where the model
+must forget. When a ring is full its oldest chunk makes room. Where the rows lie, in memory, in a file or on a GPU, is
+the business of storage.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from worldmodel.base import Batch, Spec, StrictConfig
+from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
+from worldmodel.replay.storage import IN_MEMORY, Storage
+
+LONGEST_CHUNK = 1024  # rows of an episode that are saved together, if it is added in pieces
+
+
+class ReplayConfig(StrictConfig):
+    """The section `replay`: what is drawn, what is kept, and where."""
+
+    batch_size: int = Field(ge=1)  # sequences in a batch
+    batch_length: int = Field(ge=2)  # rows in a sequence
+    capacity: int = Field(ge=2)  # rows kept; older ones are evicted
+    storage: Literal["auto", "memory", "disk", "device"]
+    memory_gb: float | None = Field(gt=0)  # of main memory, at most; None: all that is there, less the reserve
+
+    @model_validator(mode="after")
+    def agree(self) -> "ReplayConfig":
+        if self.batch_length > self.capacity:
+            raise ValueError(
+                f"batch_length is {self.batch_length} but capacity only {self.capacity} rows: raise capacity"
+            )
+        return self
+
+
+@dataclasses.dataclass
+class Piece:
+    """Rows of one episode that go into one chunk, counted since the start of the run."""
+
+    stream: int
+    begin: int
+    end: int
+    continues: bool  # begins amid an episode
+    digest: str | None = None  # once it is on disk; nothing is added to it then
+
+    @property
+    def chunk(self) -> Chunk:
+        return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continues)
+
+
+class Replay:
+    def __init__(
+        self,
+        config: ReplayConfig,
+        spec: Spec,
+        rows: int | None = None,
+        storage: Storage = IN_MEMORY,
+        streams: int = 1,
+    ) -> None:
+        """rows: how many the run can fill at most, if that is known; less than `capacity` saves address space."""
+        self.config, self.spec, self.storage = config, spec, storage
+        self.capacity = max(config.batch_length, min(config.capacity, rows or config.capacity))
+        self.ring = -(-self.capacity // streams)  # rows of each stream
+        self.image = storage.images(self.ring * streams, spec.image_shape)
+        self.action = storage.column(self.ring * streams, (spec.action_dim,))
+        self.reward = storage.column(self.ring * streams)
+        self.first = storage.column(self.ring * streams, dtype=torch.bool)
+        self.terminal = storage.column(self.ring * streams, dtype=torch.bool)
+        self.streams = streams
+        self.clear()
+
+    def clear(self) -> None:
+        # Live rows of each stream, counted since the start of the run; row r of stream s lies at s * ring + r % ring.
+        self.begin, self.end = np.zeros(self.streams, np.int64), np.zeros(self.streams, np.int64)
+        self.pieces: deque[Piece] = deque()  # the live ones, oldest first
+
+    def __len__(self) -> int:
+        return int((self.end - self.begin).sum())
+
+    def add(self, episode: Episode, stream: int = 0, continues: bool = False) -> None:
+        """Add an episode, or rows of one; `continues`: they follow on the last ones of the same stream. Errors:
+        ValueError, if they can never fit; OSError, if the disk is full.
+        """
+        episode = episode.plain()
+        rows = len(episode.reward)
+        last = next((piece for piece in reversed(self.pieces) if piece.stream == stream), None)
+        grows = continues and last is not None and last.digest is None
+        if not (grows and last and last.end - last.begin + rows <= min(LONGEST_CHUNK, self.ring // 2)):
+            last = Piece(stream, int(self.end[stream]), int(self.end[stream]), continues)
+        if rows > self.ring:
+            raise ValueError(
+                f"an episode of {rows} rows does not fit: replay.capacity is {self.ring} rows"
+                f"{' for each environment' if self.streams > 1 else ''}; raise it"
+            )
+        while self.end[stream] - self.begin[stream] + rows > self.ring:
+            self.evict(stream)
+        at, offset = int(self.end[stream]) % self.ring, stream * self.ring
+        head = self.ring - at  # rows before the ring's end
+        first = (np.arange(rows) == 0) & (not continues)
+        columns = (self.image, self.action, self.reward, self.terminal, self.first)
+        for column, values in zip(columns, (*episode, first), strict=True):
+            column.write(offset + at, values[:head])
+            if rows > head:
+                column.write(offset, values[head:])
+        self.end[stream] += rows
+        if last.begin == last.end:
+            self.pieces.append(last)
+        last.end += rows
+        self.mark_oldest(stream)
+
+    def evict(self, stream: int) -> None:
+        """The oldest chunk of a stream makes room."""
+        old = next(piece for piece in self.pieces if piece.stream == stream)
+        self.pieces.remove(old)
+        self.begin[stream] = old.end
+
+    def mark_oldest(self, stream: int) -> None:
+        """The oldest live row, which follows the newest in the ring, is a first one, whatever was before it."""
+        oldest = stream * self.ring + int(self.begin[stream]) % self.ring
+        self.first.write(oldest, np.array([True]))
+
+    def sample(self, rng: np.random.Generator, batch_size: int | None = None, length: int | None = None) -> Batch:
+        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around. The batch
+        is new memory, on the device where the rows lie; pinned, if it is to be copied to another one.
+        """
+        drawn = rng.integers(len(self), size=batch_size or self.config.batch_size)
+        live = self.end - self.begin
+        stream = np.searchsorted(np.cumsum(live), drawn, side="right")  # (B,)
+        start = (drawn - (np.cumsum(live) - live)[stream])[:, None]  # (B, 1)
+        rows = (start + np.arange(length or self.config.batch_length)) % live[stream, None]  # (B, T)
+        place = stream[:, None] * self.ring + (self.begin[stream, None] + rows) % self.ring
+        # A GPU need not end what it is doing for that.
+        at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)
+        columns = (self.image, self.action, self.reward, self.first, self.terminal)
+        return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
+
+    def digest(self) -> str:
+        """SHA-256 over the live episodes, in order."""
+        chunks = [piece.digest or self.rows(piece).digest() for piece in self.pieces]
+        return hashlib.sha256(json.dumps(chunks).encode()).hexdigest()
+
+    def rows(self, piece: Piece) -> Episode:
+        """A copy of a piece's rows."""
+        place = piece.stream * self.ring + np.arange(piece.begin, piece.end) % self.ring
+        at = torch.from_numpy(place).to(self.storage.device)
+        columns = (self.image, self.action, self.reward, self.terminal)
+        return Episode(*(column.read(at).cpu().numpy() for column in columns))
+
+    # ---- on disk ----
+
+    def save(self, folder: Path) -> list[Chunk]:
+        """Write what is not on disk yet; return the list that belongs into the manifest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for piece in self.pieces:
+            if piece.digest is None:
+                episode = self.rows(piece)
+                digest = episode.digest()
+                write_chunk(folder / f"{digest}.npz", episode)
+                piece.digest = digest
+        return [piece.chunk for piece in self.pieces]
+
+    def load(self, folder: Path, chunks: Sequence[Chunk], skip: Callable[[str], Any] | None = None) -> None:
+        """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`."""
+        for chunk in chunks:
+            try:
+                episode = read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec)
+            except DamagedChunk as error:
+                if skip is None:
+                    raise
+                skip(f"left out: {error}")
+                continue
+            self.add(episode, chunk.stream, chunk.continues)
+            self.pieces[-1].digest = chunk.digest

@@ -1,0 +1,258 @@
+"""Where replay's rows lie: in main memory, in a file, or on the agent's device; decided by what fits, before training.
+
+All of them give the same rows for the same indices: the choice changes speed, never what is learned.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from worldmodel.base import Spec
+
+RESERVE = 1 << 30  # bytes left to the model, the libraries and the rest of the machine when storage is planned
+THREADS = 2  # that read side by side; copying from the page cache is work for a CPU
+SLOW = 2e9  # bytes per second; the page cache gives several times as much, disks mostly less
+CPU = torch.device("cpu")
+Kind: TypeAlias = Literal["memory", "disk", "device"]
+
+
+# ---- columns: one part of every row ----
+
+
+class TensorColumn:
+    """Rows in a tensor, in main memory or on a GPU. pinned: what is read can be copied to a GPU while it computes."""
+
+    def __init__(
+        self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pinned: bool
+    ) -> None:
+        self.rows = torch.empty(rows, *shape, dtype=dtype, device=device)  # untouched pages of memory take none
+        self.pinned = pinned
+
+    def write(self, at: int, rows: np.ndarray) -> None:
+        self.rows[at : at + len(rows)] = torch.from_numpy(rows)
+
+    def read(self, at: Tensor) -> Tensor:
+        """Copies of the rows `at` (N,), (N, ...), on the same device."""
+        shape, like = (len(at), *self.rows.shape[1:]), self.rows
+        out = torch.empty(shape, dtype=like.dtype, device=like.device, pin_memory=self.pinned)
+        return torch.index_select(like, 0, at, out=out)
+
+
+class FileColumn:
+    """Rows of bytes in a file without a name: it goes with the process, however that ends.
+
+    Read by preadv, not mapped: as fast when the system still has the file in its cache, and far faster when it has not
+    (docs/log.md; benchmarks/replay.py measures it as it is now). What was read never counts as this process's memory,
+    and a disk that is full or damaged is an error that can be caught, not a deadly signal.
+    """
+
+    def __init__(self, shape: tuple[int, ...], folder: Path, pinned: bool) -> None:
+        self.shape, self.size, self.pinned = shape, math.prod(shape), pinned
+        self.folder, self.cold = folder, False
+        with tempfile.TemporaryFile(buffering=0, dir=folder) as file:  # has no name, or loses it at once
+            self.file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self.file)
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="replay")
+
+    def write(self, at: int, rows: np.ndarray) -> None:
+        content, place = np.ascontiguousarray(rows).data.cast("B"), at * self.size
+        try:
+            while content:
+                written = os.pwrite(self.file, content, place)
+                content, place = content[written:], place + written
+        except OSError as error:
+            free = shutil.disk_usage(self.folder).free
+            raise OSError(
+                error.errno,
+                f"replay's file was not written, {error.strerror}: {free:,} bytes of disk are free; "
+                "the last checkpoint is untouched",
+            ) from error
+
+    def read(self, at: Tensor) -> Tensor:
+        """Copies of the rows `at` (N,), (N, ...), in memory of their own: a batch in use is never overwritten."""
+        out = torch.empty(len(at), *self.shape, dtype=torch.uint8, pin_memory=self.pinned)
+        rows, content = at.numpy(), out.numpy().data.cast("B")
+        begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of neighbours, which are read at once
+        runs = list(zip(begins.tolist(), [*begins[1:].tolist(), len(rows)], (rows[begins] * self.size).tolist()))
+        began = time.perf_counter()
+        if self.cold and hasattr(os, "posix_fadvise"):
+            # The disk may fetch all runs together, in half the time; from the page cache it would only cost.
+            for begin, end, place in runs:
+                os.posix_fadvise(self.file, place, (end - begin) * self.size, os.POSIX_FADV_WILLNEED)
+
+        def fill(some: list[tuple[int, int, int]]) -> None:
+            for begin, end, place in some:
+                self.fill(content[begin * self.size : end * self.size], place)
+
+        list(self.threads.map(fill, [runs[first::THREADS] for first in range(THREADS)]))
+        self.cold = time.perf_counter() - began > len(content) / SLOW
+        return out
+
+    def fill(self, content: memoryview, place: int) -> None:
+        """Read bytes from a place in the file."""
+        while content:
+            count = os.preadv(self.file, [content], place)
+            if not count:
+                raise OSError(f"replay's file ends before byte {place:,}: was it cut?")
+            content, place = content[count:], place + count
+
+
+Column: TypeAlias = TensorColumn | FileColumn
+
+
+class Storage(NamedTuple):
+    """Where rows lie, and which device they are for."""
+
+    kind: Kind = "memory"
+    agent_device: torch.device = CPU
+    folder: Path = Path()  # of the file
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which batches are put together."""
+        return self.agent_device if self.kind == "device" else CPU
+
+    @property
+    def pinned(self) -> bool:
+        return self.agent_device.type == "cuda" and self.kind != "device"
+
+    @property
+    def prefetch(self) -> bool:
+        """Whether drawing the next batch beside an update saves time: it is copied to a GPU, or read from a disk."""
+        return self.pinned or self.kind == "disk"
+
+    def images(self, rows: int, shape: tuple[int, ...]) -> Column:
+        if self.kind == "disk":
+            return FileColumn(shape, self.folder, self.pinned)
+        return self.column(rows, shape, torch.uint8)
+
+    def column(self, rows: int, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Column:
+        """Of what is small: it is never on disk."""
+        return TensorColumn(rows, shape, dtype, self.device, self.pinned)
+
+
+IN_MEMORY = Storage()
+
+
+# ---- what fits where ----
+
+
+def image_bytes(spec: Spec) -> int:
+    return math.prod(spec.image_shape)
+
+
+def row_bytes(spec: Spec) -> int:
+    """Bytes of one row: image, action, reward, first, terminal."""
+    return image_bytes(spec) + 4 * spec.action_dim + 4 + 2
+
+
+class StoragePlan(NamedTuple):
+    """Where replay will lie, and why."""
+
+    rows: int  # at most
+    needed: int  # bytes
+    storage: Storage
+    why: str
+
+    def __str__(self) -> str:
+        at = {"memory": "in memory", "disk": "on disk", "device": "on the agent's device"}[self.storage.kind]
+        return f"replay: at most {self.rows:,} rows, {gigabytes(self.needed)}, {at}: {self.why}"
+
+
+class Budget(NamedTuple):
+    """How many bytes replay may take somewhere, and why."""
+
+    limit: int
+    why: str
+
+
+def plan(
+    wanted: Kind | Literal["auto"],
+    memory_gb: float | None,
+    spec: Spec,
+    rows: int,
+    device: torch.device,
+    folder: Path,
+) -> StoragePlan:
+    """Where `rows` rows will lie. auto: on the agent's GPU, else in main memory, else in a file in `folder`. Errors:
+    MemoryError, if they do not fit where they should, or anywhere.
+    """
+    auto = wanted == "auto"
+    images, rest = rows * image_bytes(spec), rows * (row_bytes(spec) - image_bytes(spec))
+    needed, reasons = images + rest, []
+    memory = memory_budget(memory_gb)
+    kinds: tuple[Kind, ...] = ("device", "memory", "disk") if wanted == "auto" else (wanted,)
+    for kind in kinds:
+        if kind == "device" and device.type == "cuda":
+            budgets = [(needed, gpu_budget(device, sparing=auto))]
+        elif kind == "device" and auto:
+            continue  # without a GPU that is main memory
+        elif kind == "disk":
+            budgets = [(rest, memory), (images, disk_budget(folder))]
+        else:
+            budgets = [(needed, memory)]
+        reasons += [budget.why for _, budget in budgets if budget.why not in reasons]
+        if all(size <= budget.limit for size, budget in budgets):
+            return StoragePlan(rows, needed, Storage(kind, device, folder), "; ".join(reasons))
+    advice = "lower replay.capacity, train.env_steps or train.prefill, or use smaller images"
+    raise MemoryError(
+        f"replay: {rows:,} rows need {gigabytes(needed)}, but {'; '.join(reasons)}: "
+        + ("" if auto else f"choose another place than replay.storage={wanted}, or ")
+        + ("" if memory_gb is None else "raise replay.memory_gb, or ")
+        + advice
+    )
+
+
+def memory_budget(memory_gb: float | None) -> Budget:
+    available = available_memory()
+    free = max(0, available - RESERVE)
+    if memory_gb is not None and memory_gb * 1e9 <= free:
+        size = int(memory_gb * 1e9)
+        return Budget(size, f"the budget is {gigabytes(size)} of memory")
+    return Budget(free, f"{gigabytes(available)} of memory are available, of which {gigabytes(RESERVE)} stay reserved")
+
+
+def disk_budget(folder: Path) -> Budget:
+    """folder: need not be there yet."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return Budget(
+        max(0, free - RESERVE), f"{gigabytes(free)} of disk are free, of which {gigabytes(RESERVE)} stay reserved"
+    )
+
+
+def gpu_budget(device: torch.device, sparing: bool) -> Budget:
+    """sparing: no more than half of what is free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    if sparing:
+        return Budget(free // 2, f"{gigabytes(free)} of the GPU's memory are free, of which replay takes at most half")
+    return Budget(
+        max(0, free - RESERVE),
+        f"{gigabytes(free)} of the GPU's memory are free, of which {gigabytes(RESERVE)} stay reserved",
+    )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return free if limit == "max" else min(free, int(limit) - used)
+    except (OSError, ValueError):
+        return free
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
