@@ -47,10 +47,9 @@ def run(overrides: Sequence[str]) -> int:
 def train(trainer: Trainer, stop: SignalHandler) -> int:
     """Loop, and say how it ended and how to go on; the exit code."""
     folder, agent, again = trainer.run.folder, trainer.agent, trainer.run.command
-    size = sum(weight.numel() for weight in agent.model.parameters())
     device = f"{agent.device} in {agent.precision}, {torch.get_num_threads()} CPU threads"
     console.rule(f"{folder}: training on {device}")
-    console.print(f"{size:,} parameters")
+    console.print(f"{agent.size():,} parameters")
     try:
         loop(trainer)
     except Interrupted:

@@ -6,7 +6,7 @@ Device and precision live here and nowhere else. `act(memory, image) -> (action,
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class Config(StrictConfig):
     optimizers: dict[str, OptimizerConfig]
     # auto: on a GPU steps are compiled, and updates and plans recorded. always: steps on CPUs, too
     compile: Literal["auto", "always", "never"]
-    threads: int | None = Field(ge=1)  # of the CPU; None leaves the choice to torch
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None  # of the CPU; None: torch's choice
 
 
 class Memory(NamedTuple):
@@ -49,7 +49,7 @@ class Agent:
         self.precision = choose_precision(config.precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        if config.threads:
+        if isinstance(config.threads, int):
             torch.set_num_threads(config.threads)
         self.model, self.actor = model.to(self.device), actor.to(self.device)
         self.generator = default_generator(self.device)
@@ -67,6 +67,10 @@ class Agent:
         self.act_graph = Graphed(self.decide, self.device, self.capture)
         self.update_graph = Graphed(self.update, self.device, self.capture)
         self.env: Any = None  # the checked config of the environment that it was trained in, for envs.make
+
+    def size(self) -> int:
+        """Parameters of the model."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     def with_actor(self, actor: Actor) -> "Agent":
         """Another way to act on the same world model."""

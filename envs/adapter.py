@@ -14,6 +14,8 @@ from gymnasium import spaces, wrappers
 from envs import pixels
 from envs.checks import EnvError, CheckedEnv
 
+LARGEST_ACTION = 1e6  # larger bounds stand for "none"; random actions between them would be absurd, or overflow
+
 
 class Config(pydantic.BaseModel):
     """What every environment has. Numbers live in configs/env/*.yaml."""
@@ -124,6 +126,11 @@ def _action(env: gymnasium.Env) -> gymnasium.Env:
         raise EnvError(
             f"action space {space} has no finite bounds low < high; set them, for instance with "
             "gymnasium.wrappers.TransformAction(env, lambda a: a, Box(-2.0, 2.0, shape))"
+        )
+    if max(np.abs(space.low).max(), np.abs(space.high).max()) > LARGEST_ACTION:
+        raise EnvError(
+            f"action space {space} has bounds beyond {LARGEST_ACTION:g}, which no action means; set those that are "
+            "meant, for instance with gymnasium.wrappers.TransformAction(env, lambda a: a, Box(-2.0, 2.0, shape))"
         )
     shape, flat = space.shape, (math.prod(space.shape),)
     one = np.ones(shape, space.dtype)

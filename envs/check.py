@@ -23,7 +23,7 @@ ADVICE = {  # part of the guard's message: what to do
     "its space promises": "make observation_space say what step() and reset() return (dtype, shape, keys)",
     "is outside its space": "correct the bounds of observation_space, or the values",
     "is not a uint8 array": "let render() with render_mode='rgb_array' return uint8 (Y, X, 3)",
-    "finite bounds": "gymnasium.wrappers.TransformAction with a bounded Box",
+    "no finite bounds": "gymnasium.wrappers.TransformAction with a bounded Box",
 }
 
 

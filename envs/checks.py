@@ -25,7 +25,7 @@ def where(name: str, worker: int, seed: int | None, episode: int, moment: str) -
 
 class CheckedEnv(gymnasium.Wrapper):
     """Checks what an environment returns at every simulator step, and copies its image (the buffer may be
-    reused).
+    reused). The action that it is given is a copy, too, and in its own space.
 
     image: the space of the image in the observation, at `key` when the observation is a Dict; None: the image
     is rendered, and `render` is checked instead. `reset(options={"worker": .., "episode": ..})` names the
@@ -52,6 +52,7 @@ class CheckedEnv(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.count += 1
+        action = self._own_action(action)
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
         except (Exception, SystemExit) as error:
@@ -71,6 +72,17 @@ class CheckedEnv(gymnasium.Wrapper):
         frame = frame.copy()
         self.rendering += time.perf_counter() - start
         return frame
+
+    def _own_action(self, action: Any) -> Any:
+        """A copy, which the environment may write into, in its own space to the last bit: rescaling in float32 may leave
+        a bound by one.
+        """
+        space = self.env.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return space.dtype.type(action)  # as space.sample() gives it
+        if not isinstance(space, gymnasium.spaces.Box):
+            return action
+        return np.clip(np.array(action, space.dtype), space.low, space.high)
 
     def _observation(self, observation: Any) -> Any:
         if self.image is None:

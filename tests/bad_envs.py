@@ -13,13 +13,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs import face
+from envs import adapter
 
 SIDE = 24
 HWC = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
 
 
-class Config(face.Config):
+class Config(adapter.Config):
     """fault: what goes wrong; at: the env step when it does (0: in reset); bad: the worker that it happens
     to."""
 
@@ -124,7 +124,7 @@ def misbehave(fault: str) -> None:
 
 
 def build(config: Config) -> gymnasium.Env:
-    return face.face(Faulty(config.fault, config.at, config.bad), config)
+    return adapter.wrap_env(Faulty(config.fault, config.at, config.bad), config)
 
 
 def lean(config: Config) -> gymnasium.Env:

@@ -50,12 +50,13 @@ class StopAt(SignalHandler):
 
 def go(folder: Path, *overrides: str, stop: SignalHandler | None = None, recipe: Sequence[str] = TINY) -> int:
     """Train folder/r in this process, or go on with it; the exit code."""
+    stop = stop or SignalHandler()
     try:
-        trainer = open_trainer(composed(*recipe, "run=r", f"runs={folder}", *overrides), stop or SignalHandler())
+        trainer = open_trainer(composed(*recipe, "run=r", f"runs={folder}", *overrides), stop)
     except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError) as error:
         return train.failed(error, 2 if isinstance(error, ConfigError) else 1)
     try:
-        return train.train(trainer, stop or SignalHandler())
+        return train.train(trainer, stop)
     except (envs.EnvError, OSError) as error:
         return train.failed(error, 1)
     finally:

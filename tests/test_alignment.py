@@ -11,12 +11,15 @@ import pytest
 import tiny
 import torch
 
-from agents import agent, cem, imagination
+from agents import agent, imagination
 from agents.agent import Agent
-from agents.rollout import EpisodeResult, rollout
-from agents.uniform import Uniform
+from agents.base import Mode, no_plan
+from agents.explorers.uniform import Uniform
+from agents.optimizers import OptimizerConfig
+from agents.planners import cem
+from training.rollout import EpisodeResult, rollout
 from worldmodel.base import Batch, Spec
-from worldmodel.replay import Config, Replay
+from worldmodel.replay.buffer import Replay, ReplayConfig
 
 SPEC = Spec((1, 16, 16), 1, False)
 WISH = 0.5
@@ -35,18 +38,22 @@ def world(count: int = 1) -> tiny.Worlds:
     return tiny.Worlds(count, picture, earned, lambda seed: 10 - 3 * (seed % 2), lambda seed: seed % 2 == 1, SPEC)
 
 
+def replay_config(**values: int) -> ReplayConfig:
+    return ReplayConfig(**values, storage="memory", memory_gb=None)
+
+
 def collected() -> list[EpisodeResult]:
     torch.manual_seed(0)
     who = tiny.make_agent(Uniform, SPEC)
-    return rollout(who.act, world(3), range(40), explore=True)[0]
+    return rollout(who.act, world(3), range(40), mode="explore")[0]
 
 
 def taught(shift: int) -> Agent:
     """An agent that has learned from these episodes, with every action moved by so many rows."""
-    ring = Replay(Config(batch=16, length=10, capacity=1000), SPEC)
-    for trial in collected():
-        moved = np.roll(trial.episode.action, shift, axis=0)
-        ring.add(trial.episode._replace(action=moved))
+    replay = Replay(replay_config(batch_size=16, batch_length=10, capacity=1000), SPEC)
+    for result in collected():
+        moved = np.roll(result.episode.action, shift, axis=0)
+        replay.add(result.episode._replace(action=moved))
     model = tiny.model(SPEC, continue_weight=1.0, free_nats=1.0)
     planner = cem.build(
         cem.Config(
@@ -60,16 +67,18 @@ def taught(shift: int) -> Agent:
             momentum=0.0,
             warm_start=False,
             choose="mean",
-            noise=0.0,
+            exploration_noise=0.0,
         ),
         model,
         SPEC,
+        tiny.REWARD,
     )
-    who = Agent(tiny.agent_config(learning_rate=3e-3), model, planner, SPEC)
+    adam = OptimizerConfig(kind="adam", learning_rate=3e-3, eps=1e-4, max_grad_norm=100.0)
+    who = Agent(tiny.agent_config(optimizers={"model": adam}), model, planner, SPEC)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     for _ in range(250):
-        who.learn(ring.sample(rng))
+        who.learn(replay.sample(rng))
     return who
 
 
@@ -77,16 +86,16 @@ def surprise(who: Agent) -> tuple[float, float, float]:
     """On fresh episodes: errors of brightness (in units of the action) and of the reward, imagined open
     loop after three looks; and the reward that its own plans earn."""
     torch.manual_seed(1)
-    trials = rollout(tiny.make_agent(Uniform, SPEC).act, world(), range(100, 120, 2), explore=True)[0]
-    parts = [torch.from_numpy(np.stack(part)) for part in zip(*(trial.episode for trial in trials))]
+    results = rollout(tiny.make_agent(Uniform, SPEC).act, world(), range(100, 120, 2), mode="explore")[0]
+    parts = [torch.from_numpy(np.stack(part)) for part in zip(*(result.episode for result in results))]
     batch = Batch(parts[0], parts[1], parts[2], torch.arange(11).expand(10, 11) == 0, parts[3])
     dreamt = imagination.dream(who.model, batch, context=3)
     image, reward = (dreamt.imagined - dreamt.real)[:, 3:], (dreamt.reward_imagined - dreamt.reward)[:, 3:]
-    planned = rollout(who.act, world(), range(200, 204), explore=False)[0]
+    planned = rollout(who.act, world(), range(200, 204), mode="evaluate")[0]
     return (
         image.mean((2, 3, 4)).abs().mean().item() * 2.55,
         reward.abs().mean().item(),
-        float(np.mean([trial.episode.reward[1:].mean() for trial in planned])),
+        float(np.mean([result.episode.reward[1:].mean() for result in planned])),
     )
 
 
@@ -104,11 +113,10 @@ def test_the_rows_of_an_episode() -> None:
     who = tiny.Worlds(1, picture, earned, lambda seed: 2, lambda seed: seed == 5, SPEC)
     acts = iter([0.5, -1.0, 0.0, 1.0])
 
-    def act(memory: Any, image: np.ndarray, first: np.ndarray, explore: bool) -> Any:
-        return np.full((1, 1), next(acts), np.float32), agent.Memory(None, None, plan)
+    def act(memory: Any, image: np.ndarray, first: np.ndarray, mode: Mode) -> Any:
+        return np.full((1, 1), next(acts), np.float32), agent.Memory(None, torch.zeros(1, 1), None, no_plan(1, SPEC))
 
-    plan = Uniform(tiny.model(SPEC), SPEC).initial(1)
-    (dead, cut), _ = rollout(act, who, [5, 6], explore=False)
+    (dead, cut), _ = rollout(act, who, [5, 6], mode="evaluate")
     assert dead.episode.image[:, 0, 0, 0].tolist() == [128, 178, 28]  # the last look is kept (T33)
     assert dead.episode.action.tolist() == [[0], [0.5], [-1]]  # the action that led to the image
     assert dead.episode.reward.tolist() == [0, 1, -2]  # received on arriving
@@ -116,13 +124,13 @@ def test_the_rows_of_an_episode() -> None:
     assert cut.episode.image[:, 0, 0, 0].tolist() == [128, 128, 228]
     assert cut.episode.action.tolist() == [[0], [0], [1]]
     assert cut.episode.terminal.tolist() == [False] * 3  # a time limit is not one
-    assert (dead.truncated, cut.truncated, dead.score, cut.score) == (False, True, -1, 0)
-    ring = Replay(Config(batch=4, length=6, capacity=6), SPEC)
-    ring.add(dead.episode)
-    ring.add(cut.episode)
-    assert ring.first.rows.tolist() == [True, False, False] * 2
-    assert ring.terminal.rows.tolist() == [False, False, True, False, False, False]
-    assert ring.action.rows.flatten().tolist() == [0, 0.5, -1, 0, 0, 1] and ring.reward.rows.tolist() == [
+    assert (dead.truncated, cut.truncated, dead.episode_return, cut.episode_return) == (False, True, -1, 0)
+    replay = Replay(replay_config(batch_size=4, batch_length=6, capacity=6), SPEC)
+    replay.add(dead.episode)
+    replay.add(cut.episode)
+    assert replay.first.rows.tolist() == [True, False, False] * 2
+    assert replay.terminal.rows.tolist() == [False, False, True, False, False, False]
+    assert replay.action.rows.flatten().tolist() == [0, 0.5, -1, 0, 0, 1] and replay.reward.rows.tolist() == [
         0,
         1,
         -2,
@@ -134,15 +142,15 @@ def test_the_rows_of_an_episode() -> None:
 
 def test_the_model_is_shown_the_last_action_with_the_image_it_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
     who, seen = tiny.make_agent(Uniform, SPEC), []
-    monkeypatch.setattr(who.actor, "blind", False)
-    look = who.model.observe
+    monkeypatch.setattr(who.actor, "needs_observation", True)
+    right = who.model.observe
 
-    def observe_sequence(state: Any, action: torch.Tensor, image: torch.Tensor, first: torch.Tensor) -> Any:
+    def observe(state: Any, action: torch.Tensor, image: torch.Tensor, first: torch.Tensor) -> Any:
         seen.append((action.clone(), image.clone(), first.clone()))
-        return look(state, action, image, first)
+        return right(state, action, image, first)
 
-    monkeypatch.setattr(who.model, "observe", watch)
-    (one, two), _ = rollout(who.act, world(), [1, 2], explore=True)
+    monkeypatch.setattr(who.model, "observe", observe)
+    (one, two), _ = rollout(who.act, world(), [1, 2], mode="explore")
     rows = [(e.action[t], e.image[t], t == 0) for e in (one.episode, two.episode) for t in range(len(e.reward) - 1)]
     assert len(seen) == len(rows) == 7 + 10
     for (action, image, first), (wanted, looks, begins) in zip(seen, rows):

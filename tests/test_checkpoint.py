@@ -9,7 +9,7 @@ import os
 import random
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,22 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodel import checkpoint
+from training import checkpoint
+from training.checkpoint import MANIFEST, Damaged
+from training.run import Run
 from worldmodel.base import Spec
-from worldmodel.checkpoint import MANIFEST, Damaged
-from worldmodel.replay import Config, DamagedChunk, Episode, Replay
-from worldmodel.run import Run
+from worldmodel.replay.buffer import Replay, ReplayConfig
+from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode
 
 SPEC = Spec((1, 4, 4), 2, False)
-CONFIG = Config(batch=2, length=3, capacity=40)
+CONFIG = ReplayConfig(batch_size=2, batch_length=3, capacity=40, storage="memory", memory_gb=None)
 
 
 class Small:
     """A run with a replay, saved every 'episode'; nothing is learned."""
 
     def __init__(self, folder: Path) -> None:
-        self.run, self.replay, self.step = Run.create(folder, {"seed": 0}, SPEC, "cpu"), Replay(CONFIG, SPEC), 0
+        self.run, self.replay, self.step = Run.create(folder, {"seed": 0, "plugins": []}, SPEC, "cpu"), Replay(CONFIG, SPEC), 0
 
     def live(self) -> None:
         rng = np.random.default_rng(self.step)
@@ -59,13 +60,20 @@ class Small:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Small:
-    """Two checkpoints: after 5 and after 10 steps."""
+def empty(tmp_path: Path) -> Iterator[Small]:
+    """Nothing saved yet."""
     made = Small(tmp_path / "r")
+    yield made
+    made.run.close()
+
+
+@pytest.fixture
+def small(empty: Small) -> Small:
+    """Two checkpoints: after 5 and after 10 steps."""
     for _ in range(2):
-        made.live()
-        made.save()
-    return made
+        empty.live()
+        empty.save()
+    return empty
 
 
 def loaded(run: Run) -> tuple[str, list[str]]:
@@ -138,10 +146,16 @@ def test_no_flipped_bit_of_a_chunk_gets_through(small: Small) -> None:
 
 
 def test_a_chunk_that_holds_another_episode_is_refused(small: Small) -> None:
-    first, second = (small.run.replay / f"{chunk.digest}.npz" for chunk in small.replay.chunks)
+    first, second = (small.run.replay / f"{piece.digest}.npz" for piece in small.replay.pieces)
     shutil.copy(first, second)
     with pytest.raises(DamagedChunk, match="does not match its digest"):
         Replay(CONFIG, SPEC).load(small.run.replay, small.run.newest().chunks)
+
+
+def test_a_chunk_of_a_stream_that_is_not_there_is_refused(small: Small) -> None:
+    chunks = [Chunk(*chunk[:2], stream=1) for chunk in small.run.newest().chunks]
+    with pytest.raises(DamagedChunk, match="stream 1"):
+        Replay(CONFIG, SPEC).load(small.run.replay, chunks)
 
 
 def truncated(path: Path) -> None:
@@ -201,8 +215,7 @@ def test_a_damaged_checkpoint_is_replaced_when_training_comes_by_again(small: Sm
 
 
 def test_a_damaged_chunk_is_replaced_when_training_comes_by_again(small: Small) -> None:
-    chunk = small.replay.chunks[-1]
-    emptied(small.run.replay / f"{chunk.digest}.npz")
+    emptied(small.run.replay / f"{small.replay.pieces[-1].digest}.npz")
     again = Small.__new__(Small)
     again.run, again.replay, again.step = small.run, Replay(CONFIG, SPEC), 5
     again.replay.load(small.run.replay, checkpoint.verify(small.run.checkpoints / "step-00000005-00000005").chunks)
@@ -217,7 +230,7 @@ def test_a_damaged_chunk_is_replaced_when_training_comes_by_again(small: Small) 
 def test_leftovers_of_killed_saves_are_never_listed_and_go(small: Small) -> None:
     leftover = small.run.checkpoints / "step-00000099-00000099.tmp-1"
     shutil.copytree(small.run.checkpoints / small.name, leftover)
-    half = small.run.replay / f"{small.replay.chunks[0].digest}.tmp-1"
+    half = small.run.replay / f"{small.replay.pieces[0].digest}.tmp-1"
     unknown = small.run.replay / f"{'0' * 64}.npz"
     half.write_bytes(b"half"), unknown.write_bytes(b"of a killed save")
     assert loaded(small.run)[0] == small.name
@@ -245,8 +258,8 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_half_listed(
     assert len(list(small.run.checkpoints.iterdir())) == 2
 
 
-def test_rotation_keeps_the_newest_by_number(tmp_path: Path) -> None:
-    made = Small(tmp_path / "r")
+def test_rotation_keeps_the_newest_by_number(empty: Small) -> None:
+    made = empty
     for step in (99_999_990, 99_999_995, 100_000_000, 1_000_000_000):
         made.live()
         made.step = step
@@ -255,8 +268,8 @@ def test_rotation_keeps_the_newest_by_number(tmp_path: Path) -> None:
     assert len(checkpoint.names(made.run.checkpoints)) == 2
 
 
-def test_a_chunk_goes_when_no_kept_checkpoint_lists_it(tmp_path: Path) -> None:
-    made = Small(tmp_path / "r")
+def test_a_chunk_goes_when_no_kept_checkpoint_lists_it(empty: Small) -> None:
+    made = empty
     for _ in range(12):  # the capacity is 6 episodes
         made.live()
         made.save(keep=3)
@@ -316,7 +329,7 @@ def test_a_disk_that_fills_in_a_replay_chunk_costs_nothing(small: Small, size: i
             small.save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    assert small.replay.chunks[-1].digest in str(caught.value)
+    assert small.replay.rows(small.replay.pieces[-1]).digest() in str(caught.value)
     assert loaded(small.run) == (before, [])
     assert files(small.run.replay) == chunks
     small.save()
@@ -352,6 +365,8 @@ ENTRIES = [
 CHUNKS = [
     7, "ab", [7], [[]], [[DIGEST]], [["../" * 21 + "x", 6]], [[DIGEST[1:], 6]], [["z" * 64, 6]], [[DIGEST, 0]],
     [[DIGEST, -6]], [[DIGEST, "6"]], [[DIGEST, 1e300]], [[DIGEST, None]], [[{"a": 1}, 6]], {"a": 1}, [[DIGEST, 6, 6]],
+    [[DIGEST, 6, -1, False]], [[DIGEST, 6, "0", False]], [[DIGEST, 6, 0, 1]], [[DIGEST, 6, 0, None]],
+    [[DIGEST, 6, 0, False, 0]],
     [[DIGEST, 6]] * 100_000 + [[0, 0]],
 ]  # fmt: skip
 HOSTILE: list[Any] = [

@@ -5,7 +5,6 @@ starts.
 import copy
 import random
 import string
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,18 @@ import yaml
 
 import envs
 import train
-from worldmodel import config
-from worldmodel.config import ROOT, ConfigError, StrictConfig, check, part, parts
+from agents import device
+from training import build, components
+from training.command_line import check_words
+from training.components import ROOMS, ROOT, find, names
+from training.config import SECTIONS, RootConfig, check
+from worldmodel.base import ConfigError, StrictConfig
 
 CONFIGS = ROOT / "configs"
-GROUPS = ("exp", "env", "model", "actor")
+GROUPS = ("exp", *ROOMS)
 NAMES = {group: sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")) for group in GROUPS}
-ACTORS = ", ".join(NAMES["actor"])
-OPTIONS = [(group, name) for group in ("env", "model", "actor") for name in NAMES[group]]
+ACTORS = ", ".join(names("actor"))
+OPTIONS = [(group, name) for group in ROOMS for name in NAMES[group]]
 
 # Hafner et al. 2019, appendix A, and the official release where the paper is silent.
 REPEATS = {
@@ -35,17 +38,22 @@ REPEATS = {
     "walker_walk": 2,
 }
 PLANET = {
-    "train": {"steps": 1_000_000, "seed_episodes": 5, "learn": {"model": {"updates": 100}}},
-    "replay": {"batch": 50, "length": 50},
-    "agent": {"learning_rate": 1e-3, "epsilon": 1e-4, "clip": 1000.0},
+    "train": {
+        "env_steps": 1_000_000, "prefill": 5, "learn": {"model": {"updates": 100}}, "ratio": None,
+        "collect": {"unit": "episodes", "per_round": 1},
+    },
+    "replay": {"batch_size": 50, "batch_length": 50},
+    "agent": {
+        "optimizers": {"model": {"kind": "adam", "learning_rate": 1e-3, "eps": 1e-4, "max_grad_norm": 1000.0}},
+    },
     "model": {
         "deter": 200, "stoch": 30, "hidden": 200, "min_std": 0.1, "depths": [32, 64, 128, 256], "kernels": [5, 5, 6, 6],
-        "reward_units": 300, "reward_layers": 3, "bits": 5, "dequantise": True, "free_nats": 3.0, "overshooting": 1,
+        "reward_units": 300, "reward_layers": 3, "bit_depth": 5, "dequantise": True, "free_nats": 3.0, "overshooting": 1,
         "image_weight": 1.0, "reward_weight": 10.0, "reward_divisor": 1.0, "kl_weight": 1.0, "continue_weight": 0.0,
     },
     "actor": {
         "name": "cem", "horizon": 12, "iterations": 10, "candidates": 1000, "elites": 100, "init_std": 1.0,
-        "min_std": 0.0, "momentum": 0.0, "warm_start": False, "choose": "mean", "noise": 0.3,
+        "min_std": 0.0, "momentum": 0.0, "warm_start": False, "choose": "mean", "exploration_noise": 0.3,
     },
     "env": {"size": (64, 64), "gray": False, "time_limit": None},
 }  # fmt: skip
@@ -59,36 +67,53 @@ def test_every_file_belongs_to_a_group_that_is_tested() -> None:
 
 @pytest.mark.parametrize("exp", NAMES["exp"])
 def test_every_recipe_passes_the_check(exp: str, tmp_path: Path) -> None:
-    _, checked = runs.composed(f"exp={exp}", f"runs={tmp_path}")
-    assert set(checked) == {"top", *train.KINDS}
-    assert checked["model"].fits(checked["env"].size) is None
+    checked = runs.composed(f"exp={exp}", f"runs={tmp_path}")
+    assert set(checked.plain) == {*RootConfig.model_fields, *SECTIONS, *ROOMS}
+    assert checked.env is None or checked.model.image_size_error(checked.env.size) is None
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_passes_the_check(group: str, name: str, tmp_path: Path) -> None:
-    _, checked = runs.composed("exp=planet", f"{group}={name}", f"runs={tmp_path}")
-    assert checked[group].name == ("gym" if name == "pendulum" else name)  # several worlds may be one file's
+    checked = runs.composed("exp=planet", "env.size=[64,64]", f"{group}={name}", f"runs={tmp_path}")
+    chosen = getattr(checked, group).name
+    assert chosen == component(group, name)  # several sizes and worlds may be one component's
+    assert chosen in names(group)
 
 
-def test_the_file_name_is_the_choice_is_the_part() -> None:
-    for room, group in (("envs", "env"), ("worldmodel", "model"), ("agents", "actor")):
-        assert parts(room) == [name for name in NAMES[group] if name != "pendulum"]  # which is one of gym's
+def component(group: str, name: str) -> str:
+    """The name in a file, or in the one that it starts from."""
+    values = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text("utf8"))
+    return str(values["name"]) if "name" in values else component(group, values["defaults"][0])
+
+
+@pytest.mark.parametrize("group", ROOMS)
+def test_a_file_of_a_size_is_named_after_its_component(group: str) -> None:
+    for name in NAMES[group]:
+        chosen = component(group, name)
+        assert name == chosen or name.startswith(f"{chosen}_") or (group, name) == ("env", "pendulum")
+
+
+def test_every_component_has_a_config_of_its_name() -> None:
+    for group in ("env", "model", "objective"):
+        assert set(names(group)) <= set(NAMES[group])
+    assert set(names("actor")) <= {*NAMES["actor"], *NAMES["explorer"]}
+    assert names("explorer") == names("actor")
 
 
 @pytest.mark.parametrize("task", REPEATS)
 def test_planet_is_as_published(task: str, tmp_path: Path) -> None:
-    _, checked = runs.composed("exp=planet", "env=dmc", f"env.task={task}", f"runs={tmp_path}")
-    assert checked["env"].action_repeat == REPEATS[task]
+    checked = runs.composed("exp=planet", "env=dmc", f"env.task={task}", f"runs={tmp_path}")
+    assert checked.env.action_repeat == REPEATS[task]
     for section, wanted in PLANET.items():
-        found = checked[section].model_dump(exclude_unset=True)
+        found = getattr(checked, section).model_dump(exclude_unset=True)
         assert {key: found[key] for key in wanted} == wanted
 
 
 def test_the_published_action_repeat_can_be_overridden(tmp_path: Path) -> None:
     words = ("exp=planet", "env=dmc", f"runs={tmp_path}")
-    assert runs.composed(*words, "env.task=cup_catch")[1]["env"].action_repeat == 4
-    assert runs.composed(*words, "env.task=hopper_hop")[1]["env"].action_repeat == 2
-    assert runs.composed(*words, "env.task=cartpole_swingup", "env.action_repeat=3")[1]["env"].action_repeat == 3
+    assert runs.composed(*words, "env.task=cup_catch").env.action_repeat == 4
+    assert runs.composed(*words, "env.task=hopper_hop").env.action_repeat == 2
+    assert runs.composed(*words, "env.task=cartpole_swingup", "env.action_repeat=3").env.action_repeat == 3
 
 
 # ---- the command line ----
@@ -100,23 +125,16 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *
     def started(*_: Any, **__: Any) -> None:
         raise AssertionError("an environment or a device was started")
 
-    for module, name in ((envs, "vector"), (train.agents, "build"), (train.agent, "choose_device")):
+    for module, name in ((envs, "vector"), (build, "build_agent"), (device, "choose_device")):
         monkeypatch.setattr(module, name, started)
-    with pytest.raises(SystemExit) as end:
-        try:
-            plain = train.strict(list(words))
-        except ConfigError as error:
-            train.fail(error, 2)
-        # As a script Hydra finds configs/ by itself; train is a module here.
-        monkeypatch.setattr(sys, "argv", ["train.py", "--config-path", str(CONFIGS), *plain])
-        train.main()
-    return int(end.value.code or 0), capsys.readouterr().err.splitlines()
+    code = train.main(words)
+    return code, capsys.readouterr().err.splitlines()
 
 
 def test_all_mistakes_at_once_one_line_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    words = "train.stepz=5 actor.candidate=5 env.size=big train.keep=1 replay.length=99 replay.capacity=50".split()  # noqa: SIM905
+    words = "train.env_stepz=5 actor.candidate=5 env.size=big train.keep_checkpoints=1 replay.batch_length=99 replay.capacity=50".split()  # noqa: SIM905
     words += ["seed=-1", "sed=3"]
     began = time.perf_counter()
     code, lines = ended(monkeypatch, capsys, "exp=smoke", f"runs={tmp_path}", *words)
@@ -124,11 +142,11 @@ def test_all_mistakes_at_once_one_line_each(
     assert code == 2
     assert all(line.startswith("error: ") for line in lines)
     wanted = {
-        "train.stepz: there is no such key; did you mean 'steps'?",
+        "train.env_stepz: there is no such key; did you mean 'env_steps'?",
         "actor.candidate: there is no such key; did you mean 'candidates'?",
         "env.size: ",
-        "train.keep: ",
-        "replay: length is 99 but capacity only 50 rows",
+        "train.keep_checkpoints: ",
+        "replay: batch_length is 99 but capacity only 50 rows",
         "seed: ",
         "sed: there is no such key; did you mean 'seed'?",
     }
@@ -140,13 +158,13 @@ def test_all_mistakes_at_once_one_line_each(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("actor=cen", f"actor: there is no 'cen'; choose from {ACTORS}; did you mean 'cem'?"),
+        ("actor=cen", f"actor: there is no 'cen'; choose from {', '.join(NAMES['actor'])}; did you mean 'cem'?"),
         ("exp=../smoke", "exp: there is no '../smoke'"),
         ("actor.name=os", f"actor.name: 'os' is not one of {ACTORS}"),
         ("actor.elites=50", "actor: elites is 50 but there are only 20 candidates"),
         ("model.kernels=[6]", "model: depths has 2 layers but kernels has 1"),
         ("model.depths=[0,8]", "model.depths.0: "),
-        ("env.size=[8,8]", "model.depths: images of 8x8 are too small"),
+        ("env.size=[8,8]", "env.size: images of 8x8 pixels are too small"),
         ("train=5", "train: a section with keys is wanted, not 5"),
         ("env.size=${oc.env:NOT_THERE}", "env.size: "),
         ("run=a/b", "run: "),
@@ -161,30 +179,17 @@ def test_a_mistake_is_named(
     assert lines[0].startswith(f"error: {message}")
 
 
-def test_a_recipe_cannot_name_a_part_or_a_key_that_is_not_there(tmp_path: Path) -> None:
-    raw = runs.composed("exp=smoke", f"runs={tmp_path}")[0]
-    assert raw["parts"]["shooting"] == {"horizon": 5, "candidates": 40}
-    for values, message in (
-        ({"shoting": {}}, "parts: value error, there is no part 'shoting'; did you mean 'shooting'?"),
-        ({"shooting": {"candidate": 3}}, "shooting has no key 'candidate'; did you mean 'candidates'?"),
-        ({"os": {}}, "there is no part 'os'"),
-    ):
-        with pytest.raises(ConfigError) as error:
-            check(raw | {"parts": values}, train.KINDS, train.Top)
-        assert message in str(error.value)
-
-
 # ---- mutations ----
 
-MODELS: dict[str, Any] = {"": train.Top} | {key: kind for key, kind in train.KINDS.items() if not isinstance(kind, str)}
 ANY_NUMBER = {"camera"}  # -1 is a camera
 ANY_WORD = {"data", "model_from"}  # a folder
+ANY_LIST = {"plugins"}
 ALPHABET = string.ascii_lowercase + "_"
 
 
 def sections(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The mappings of a config by name; "" is the top."""
-    return {"": raw} | {key: value for key, value in raw.items() if isinstance(value, dict) and key != "parts"}
+    return {"": raw} | {key: value for key, value in raw.items() if isinstance(value, dict)}
 
 
 def typo(key: str, rng: random.Random, distance: int) -> str:
@@ -253,9 +258,9 @@ def test_no_mutated_config_gets_through(tmp_path: Path) -> None:
     rng = random.Random(0)
     kinds = ["typo"] * 8 + ["type", "range", "nan", "missing", "list", "target", "huge", "unicode", "nested"] * 2
     bases = [
-        runs.composed("exp=smoke", f"runs={tmp_path}")[0],
-        runs.composed("exp=planet", "env=dmc", f"runs={tmp_path}")[0],
-        runs.composed("exp=quickstart", f"runs={tmp_path}")[0],
+        dict(runs.composed("exp=smoke", f"runs={tmp_path}").plain),
+        runs.composed("exp=planet", "env=dmc", f"runs={tmp_path}").plain,
+        runs.composed("exp=quickstart", f"runs={tmp_path}").plain,
     ]
     right = typos = 0
     for number in range(260):
@@ -263,7 +268,7 @@ def test_no_mutated_config_gets_through(tmp_path: Path) -> None:
         kind = kinds[number % len(kinds)]
         named, wanted = mutate(raw, kind, rng)
         try:
-            check(raw, train.KINDS, train.Top)
+            check(raw)
         except ConfigError as error:
             assert named in str(error), (kind, named, str(error)[:300])
             if wanted:
@@ -278,51 +283,52 @@ def test_no_mutated_config_gets_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("raw", [None, [], 7, "text", {}, {1: 2}, {None: []}, {"train": None}, {("a", "b"): {}}])
 def test_rubbish_is_a_config_error(raw: Any) -> None:
     with pytest.raises(ConfigError):
-        check(raw, train.KINDS, train.Top)
+        check(raw)
 
 
 def test_a_message_is_one_line_and_short_whatever_was_given(tmp_path: Path) -> None:
-    raw, _ = runs.composed("exp=smoke", f"runs={tmp_path}")
+    raw = dict(runs.composed("exp=smoke", f"runs={tmp_path}").plain)
     raw["seed"] = "line\nline\n" * 1000
     with pytest.raises(ConfigError) as caught:
-        check(raw, train.KINDS, train.Top)
+        check(raw)
     assert len(caught.value.lines) == len(str(caught.value).splitlines()) == 1
     assert len(str(caught.value)) < 200
 
 
-NO_PARTS = ["os", "../x", "base", "agent", "__init__", "evaluation", "cem.py", "cem\n", "", "a" * 10**6]
-NO_PARTS += [None, 7, ["cem"], {"cem": 1}]  # type: ignore[list-item]
+NO_COMPONENTS = ["os", "../x", "base", "agent", "__init__", "evaluation", "cem.py", "cem\n", "", "a" * 10**6]
+NO_COMPONENTS += [None, 7, ["cem"], {"cem": 1}]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("name", NO_PARTS, ids=lambda name: repr(name)[:20])
+@pytest.mark.parametrize("name", NO_COMPONENTS, ids=lambda name: repr(name)[:20])
 def test_names_reach_no_other_code(monkeypatch: pytest.MonkeyPatch, name: object) -> None:
     def imported(what: str, *_: Any) -> None:
         raise AssertionError(f"{what} was imported")
 
-    monkeypatch.setattr(config.importlib, "import_module", imported)
-    for room in ("agents", "worldmodel", "envs"):
+    monkeypatch.setattr(components.importlib, "import_module", imported)
+    for section in ROOMS:
         with pytest.raises(ConfigError, match="is not one of"):
-            part(room, name)
+            find(section, name)
 
 
 def test_sections_are_frozen_and_have_no_defaults(tmp_path: Path) -> None:
-    _, checked = runs.composed("exp=smoke", f"runs={tmp_path}")
-    for section in checked.values():
+    checked = runs.composed("exp=smoke", f"runs={tmp_path}")
+    sections = [checked.root, *(getattr(checked, name) for name in (*SECTIONS, *ROOMS))]
+    for section in sections:
+        assert isinstance(section, StrictConfig) or section is checked.env  # envs/ knows no other room
         assert section.model_config["frozen"] and section.model_config["extra"] == "forbid"
         assert all(field.is_required() for field in type(section).model_fields.values())
-    assert all(issubclass(model, StrictConfig) for model in MODELS.values())
 
 
-@pytest.mark.parametrize("word", ["foo", "train.steps={", "env=dot,gym"])
+@pytest.mark.parametrize("word", ["foo", "train.env_steps={", "env=dot,gym"])
 def test_what_hydra_cannot_read_is_told_in_a_line(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        train.strict([word])
+        check_words([word], sweep=False)
     assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(word)
 
 
 def test_a_name_is_never_longer_than_a_file_system_takes(tmp_path: Path) -> None:
     many = [f"train.report_every={number}" for number in range(10**9, 10**9 + 20)]
-    names = [runs.composed(f"runs={tmp_path}", *given)[0]["run"] for given in (many, many, [*many, "seed=1"])]
-    assert names[0] == names[1] != names[2] and max(map(len, names)) == 200
+    found = [runs.composed(f"runs={tmp_path}", *given).root.run for given in (many, many, [*many, "seed=1"])]
+    assert found[0] == found[1] != found[2] and max(map(len, found)) == 200
     with pytest.raises(ConfigError, match="run: the name has 300 letters; choose one of at most 200"):
         runs.composed(f"runs={tmp_path}", "run=" + "a" * 300)

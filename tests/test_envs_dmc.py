@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import envs
-from envs import dmc, rendering
-from envs.guard import EnvError
+from envs import rendering
+from envs.suites import dmc
+from envs.checks import EnvError
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "env"
 NEEDS = "no EGL or OSMesa on this machine"
@@ -36,13 +37,14 @@ def test_the_config_file_reads_the_published_action_repeats(task: str, repeat: i
 @real
 def test_cartpole_is_125_decisions_of_64x64_and_ends_by_truncation() -> None:
     vector = envs.vector(config())
-    assert (vector.image, vector.action, vector.time_limit) == ((3, 64, 64), 1, 1000)
+    assert (vector.image_shape, vector.action_dim, vector.time_limit) == ((3, 64, 64), 1, 1000)
     images = [vector.reset({0: 1})[0]]
     rng = np.random.default_rng(0)
     for decision in range(125):
-        image, reward, terminated, truncated, seconds = vector.step(rng.uniform(-1, 1, (1, 1)))
+        image, reward, terminated, truncated, info = vector.step(rng.uniform(-1, 1, (1, 1)))
         images.append(image[0])
-        assert not terminated[0] and truncated[0] == (decision == 124) and 0 <= reward[0] <= 8 and seconds > 0
+        assert not terminated[0] and truncated[0] == (decision == 124) and 0 <= reward[0] <= 8
+        assert info["render_seconds"] > 0
     assert len({image.tobytes() for image in images}) > 100 and min(image.max() for image in images) > 50
     again = vector.reset({0: 1})[0]
     assert (again == images[0]).all()
@@ -52,8 +54,8 @@ def test_cartpole_is_125_decisions_of_64x64_and_ends_by_truncation() -> None:
 @real
 def test_workers_render_the_same_and_a_limit_replaces_the_suites_own() -> None:
     seen = []
-    for workers in (False, True):
-        vector = envs.vector(config(count=2, workers=workers, time_limit=16))
+    for processes in (False, True):
+        vector = envs.vector(config(num_envs=2, processes=processes, time_limit=16))
         images = [vector.reset({0: 1, 1: 2}), vector.step(np.ones((2, 1)))[0]]
         image, _, terminated, truncated, _ = vector.step(np.ones((2, 1)))
         assert truncated.all() and not terminated.any()
@@ -110,17 +112,18 @@ def test_egl_comes_first_then_osmesa_then_advice(clean: pytest.MonkeyPatch) -> N
 
 
 def test_importing_the_room_loads_no_simulator_and_no_trainer() -> None:
-    code = "import sys, envs, envs.dmc, envs.gym, envs.dot, envs.check; print(*sys.modules)"
+    code = "import sys, envs, envs.check; from envs.suites import dmc, dot, gym; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent.parent)}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     loaded = set(answer.stdout.split())
-    assert "envs.dmc" in loaded
+    assert "envs.suites.dmc" in loaded
     assert not loaded & {
         "torch",
         "hydra",
         "omegaconf",
         "worldmodel",
         "agents",
+        "training",
         "mujoco",
         "dm_control",
         "pygame",

@@ -16,27 +16,28 @@ from bad_envs import Odd
 from gymnasium import spaces
 
 import envs
-from envs import dot, face
-from envs.guard import EnvError
+from envs import adapter
+from envs.suites import dot
+from envs.checks import EnvError
 
 ROOT = Path(__file__).parent.parent
 ZERO = np.zeros((2, 2), np.float32)
 
 
 def config(kind: Any = bad_envs.Config, **changes: Any) -> Any:
-    values = dict(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, count=2)
-    values |= dict(workers=True, timeout=20.0)
+    values = dict(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, num_envs=2)
+    values |= dict(processes=True, timeout=20.0)
     if kind is bad_envs.Config:
         values |= dict(fault="none", at=-1, bad=None)
     return kind(**{**values, **changes})
 
 
-def discrete(config: face.Config) -> Any:
-    return face.face(Odd(action=spaces.Discrete(3, start=5), length=3), config)
+def discrete(config: adapter.Config) -> Any:
+    return adapter.wrap_env(Odd(action=spaces.Discrete(3, start=5), length=3), config)
 
 
-def ends(config: face.Config) -> Any:
-    return face.face(Odd(length=3), config)
+def ends(config: adapter.Config) -> Any:
+    return adapter.wrap_env(Odd(length=3), config)
 
 
 def alive(pid: int) -> bool:
@@ -46,9 +47,9 @@ def alive(pid: int) -> bool:
 
 def play(vector: envs.Vector, steps: int) -> list:
     rng = np.random.default_rng(0)
-    seen: list = [vector.reset({i: 100 + i for i in range(vector.count)})]
+    seen: list = [vector.reset({i: 100 + i for i in range(vector.num_envs)})]
     for step in range(steps):
-        seen += vector.step(rng.uniform(-1, 1, (vector.count, vector.action)))[:4]
+        seen += vector.step(rng.uniform(-1, 1, (vector.num_envs, vector.action_dim)))[:4]
         if step == steps // 2:
             seen.append(vector.reset({1: 77}))
     vector.close()
@@ -56,16 +57,16 @@ def play(vector: envs.Vector, steps: int) -> list:
 
 
 def test_workers_and_one_process_give_the_same() -> None:
-    alone = play(envs.vector(config(dot.Config, workers=False, count=3, time_limit=5)), 12)
-    apart = play(envs.vector(config(dot.Config, workers=True, count=3, time_limit=5)), 12)
+    alone = play(envs.vector(config(dot.Config, processes=False, num_envs=3, time_limit=5)), 12)
+    apart = play(envs.vector(config(dot.Config, processes=True, num_envs=3, time_limit=5)), 12)
     assert len(alone) == len(apart) and all(np.array_equal(a, b) for a, b in zip(alone, apart))
     assert alone[0].dtype == np.uint8 and alone[2].dtype == np.float32 and alone[3].dtype == bool
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_attributes(workers: bool) -> None:
-    vector = envs.Vector(config(dot.Config, workers=workers, time_limit=50, action_repeat=2, gray=False))
-    assert (vector.count, vector.image, vector.action, vector.discrete) == (2, (3, 16, 16), 2, False)
+@pytest.mark.parametrize("processes", [False, True])
+def test_attributes(processes: bool) -> None:
+    vector = envs.vector(config(dot.Config, processes=processes, time_limit=50, action_repeat=2, gray=False))
+    assert (vector.num_envs, vector.image_shape, vector.action_dim, vector.discrete) == (2, (3, 16, 16), 2, False)
     assert (vector.action_repeat, vector.time_limit) == (2, 50)
     vector.close()
     vector.close()
@@ -73,9 +74,9 @@ def test_attributes(workers: bool) -> None:
         vector.step(ZERO)
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_an_ended_row_holds_still_until_it_is_reset(workers: bool) -> None:
-    vector = envs.Vector(config(face.Config, workers=workers), ends)
+@pytest.mark.parametrize("processes", [False, True])
+def test_an_ended_row_holds_still_until_it_is_reset(processes: bool) -> None:
+    vector = envs.Vector(config(adapter.Config, processes=processes), ends)
     assert (vector.step(ZERO)[1] == 0).all()  # before the first reset as well
     vector.reset({0: 1, 1: 1})
     vector.step(ZERO)
@@ -93,9 +94,9 @@ def test_an_ended_row_holds_still_until_it_is_reset(workers: bool) -> None:
     vector.close()
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_images_are_copies(workers: bool) -> None:
-    vector = envs.Vector(config(face.Config, workers=workers), ends)
+@pytest.mark.parametrize("processes", [False, True])
+def test_images_are_copies(processes: bool) -> None:
+    vector = envs.Vector(config(adapter.Config, processes=processes), ends)
     first = vector.reset({0: 1, 1: 1})
     second = vector.step(ZERO)[0]
     vector.step(ZERO)
@@ -104,8 +105,8 @@ def test_images_are_copies(workers: bool) -> None:
 
 
 def test_discrete_actions_travel_as_one_hot_rows() -> None:
-    vector = envs.Vector(config(face.Config, workers=False, count=2), discrete)
-    assert vector.discrete and vector.action == 3
+    vector = envs.Vector(config(adapter.Config, processes=False, num_envs=2), discrete)
+    assert vector.discrete and vector.action_dim == 3
     vector.reset({0: 0, 1: 1})
     vector.step(np.eye(3)[[2, 0]])
     assert [row.env.unwrapped.actions for row in vector._vector.envs] == [[7], [5]]
@@ -114,7 +115,7 @@ def test_discrete_actions_travel_as_one_hot_rows() -> None:
 
 @pytest.mark.parametrize("actions", [np.zeros(2), np.zeros((2, 3)), np.full((2, 2), np.nan)])
 def test_wrong_actions_are_refused(actions: np.ndarray) -> None:
-    vector = envs.Vector(config(dot.Config, workers=False))
+    vector = envs.vector(config(dot.Config, processes=False))
     vector.reset({0: 0, 1: 1})
     with pytest.raises(ValueError, match="actions"):
         vector.step(actions)
@@ -175,10 +176,10 @@ def test_a_worker_that_hangs_is_named_within_its_timeout(fault: str, at: int) ->
     assert not any(alive(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_a_failing_constructor_is_named(workers: bool) -> None:
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_failing_constructor_is_named(processes: bool) -> None:
     with pytest.raises(EnvError, match=r"dot \(worker 0, .*constructor\): ValueError: no such level"):
-        envs.Vector(config(fault="constructor", workers=workers), bad_envs.build)
+        envs.Vector(config(fault="constructor", processes=processes), bad_envs.build)
 
 
 def test_a_dying_constructor_is_named() -> None:
@@ -187,7 +188,7 @@ def test_a_dying_constructor_is_named() -> None:
 
 
 def test_a_failure_in_this_process_keeps_its_cause() -> None:
-    vector = envs.Vector(config(fault="raise", at=2, workers=False), bad_envs.build)
+    vector = envs.Vector(config(fault="raise", at=2, processes=False), bad_envs.build)
     with pytest.raises(EnvError, match=r"env step 2\): KeyError") as error:
         run_into(vector)
     assert isinstance(error.value.__cause__, KeyError)
@@ -209,8 +210,8 @@ SCRIPT = """
 import sys, time
 import bad_envs, envs
 import only_for_the_trainer  # what only the trainer may import
-config = bad_envs.Config(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, count=2,
-                         workers=True, timeout=60, fault=sys.argv[1], at=1, bad=None)
+config = bad_envs.Config(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, num_envs=2,
+                         processes=True, timeout=60, fault=sys.argv[1], at=1, bad=None)
 if __name__ == "__main__":
     vector = envs.Vector(config, bad_envs.lean)
     print(*[process.pid for process in vector._async.processes], flush=True)

@@ -17,8 +17,10 @@ from bad_envs import Odd
 from gymnasium import spaces
 
 import envs
-from envs import car_racing, face, take_cover
-from envs.guard import EnvError
+from envs import adapter
+from envs.checks import EnvError
+from envs.suites import car_racing, gym, take_cover
+from training import command_line
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRACK = spaces.Box(0, 255, (96, 96, 3), np.uint8)
@@ -28,8 +30,9 @@ box2d = pytest.mark.skipif(ARM, reason="Box2D has no wheel for Linux on ARM, so 
 WORLDS = [pytest.param("car_racing", marks=box2d), "take_cover"]
 
 
-def section(name: str, **changes: Any) -> dict[str, Any]:
-    return {**yaml.safe_load((CONFIGS / "env" / f"{name}.yaml").read_text("utf8")), **changes}
+def section(name: str, **changes: Any) -> adapter.Config:
+    values = yaml.safe_load((CONFIGS / "env" / f"{name}.yaml").read_text("utf8"))
+    return {"car_racing": car_racing, "take_cover": take_cover, "gym": gym}[values["name"]].Config(**values | changes)
 
 
 def play(env: gymnasium.Env, seed: int, steps: int, actions: int = 0) -> tuple[np.ndarray, list]:
@@ -48,7 +51,7 @@ def play(env: gymnasium.Env, seed: int, steps: int, actions: int = 0) -> tuple[n
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_face(name: str) -> None:
+def test_the_interface(name: str) -> None:
     env = envs.make(section(name))
     assert env.observation_space == spaces.Box(0, 255, (3, 64, 64), np.uint8)
     assert env.metadata["time_limit"] == {"car_racing": 1000, "take_cover": 2100}[name]
@@ -93,11 +96,10 @@ def test_the_time_limit_truncates_and_repeat_counts_in_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_workers_give_the_same(name: str) -> None:
-    config = {"car_racing": car_racing, "take_cover": take_cover}[name].Config
     seen = []
-    for workers in (False, True):
-        vector = envs.vector(config(**section(name, count=2, workers=workers)))
-        assert vector.discrete == (name == "take_cover") and vector.action == 3
+    for processes in (False, True):
+        vector = envs.vector(section(name, num_envs=2, processes=processes))
+        assert vector.discrete == (name == "take_cover") and vector.action_dim == 3
         images = [vector.reset({0: 1, 1: 2})]
         for _ in range(10):
             images.append(vector.step(np.array([[1, 0, 0], [0, 0, 1]], np.float32))[0])
@@ -117,7 +119,7 @@ def test_a_missing_package_is_named(name: str, module: str, monkeypatch: pytest.
 
 
 def faked(odd: Odd, **changes: Any) -> gymnasium.Env:
-    return face.face(car_racing.dressed(odd), car_racing.Config(**section("car_racing", **changes)))
+    return adapter.wrap_env(car_racing.dressed(odd), section("car_racing", **changes))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ def test_ctrl_c_leaves_take_cover_to_its_parent() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a death that children hear of is Linux's")
 def test_no_simulator_outlives_a_killed_worker() -> None:
-    vector = envs.vector(take_cover.Config(**section("take_cover", workers=True, timeout=10)))
+    vector = envs.vector(section("take_cover", processes=True, timeout=10))
     vector.reset({0: 0})
     (simulator,) = simulators()
     try:
@@ -253,6 +255,7 @@ def test_no_simulator_outlives_a_killed_worker() -> None:
 
 
 def test_pendulum_is_what_the_quickstart_sees() -> None:
-    quickstart = yaml.safe_load((CONFIGS / "exp" / "quickstart.yaml").read_text("utf8"))
-    seen = {**section("gym"), **quickstart["parts"]["gym"]}
-    assert section("pendulum") == {**seen, "count": 1}  # how many there are side by side is the recipe's
+    quickstart = command_line.parse(["exp=quickstart"]).env
+    assert quickstart == section("pendulum", num_envs=4)  # how many there are side by side is the recipe's
+    assert (quickstart.id, quickstart.size, quickstart.gray) == ("Pendulum-v1", (32, 32), True)
+    assert (quickstart.action_repeat, quickstart.time_limit) == (2, None)

@@ -1,9 +1,7 @@
 """evaluate.py and agents.load: a trained run acts again, the same for the same seed."""
 
-import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,129 +15,189 @@ from PIL import Image
 import agents
 import envs
 import evaluate
-from worldmodel import checkpoint
-from worldmodel.run import RunError
+from training import checkpoint, results
+from training.run import RunError
+from training.trained import TrainedRun
 
 FIELDS = {
-    "return", "interval_95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
+    "return", "ci95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
     "planned_return", "obtained_return", "env_steps", "device", "precision", "commit",
 }  # fmt: skip
 
-ACTORS = ", ".join(tiny.names("actor"))
+ACTORS = ", ".join([*tiny.names("actor"), *tiny.names("explorer")])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
-    assert runs.go(folder, "env.time_limit=9", "train.steps=45", "train.eval_every=100") == 0
+    assert runs.go(folder, "env.time_limit=9", "train.env_steps=45", "train.eval_every=100") == 0
     return folder / "r"
 
 
-def evaluated(monkeypatch: pytest.MonkeyPatch, run: Path, *words: str) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run), "--device", "cpu", *words])
-    evaluate.main()
+def evaluated(run: Path, *words: str) -> dict[str, Any]:
+    assert evaluate.main([str(run), "--device", "cpu", *words]) == 0
     result: dict[str, Any] = json.loads((run / "evaluation.json").read_text())
     return result
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as end:
-        evaluated(monkeypatch, *words)  # type: ignore[arg-type]
-    return int(end.value.code or 0), capsys.readouterr().err
+def refused(capsys: pytest.CaptureFixture[str], run: Path, *words: str) -> tuple[int, str]:
+    """The exit code, and what is said."""
+    capsys.readouterr()
+    try:
+        code = evaluate.main([str(run), "--device", "cpu", *words])
+    except SystemExit as ended:  # of argparse
+        code = int(ended.code or 0)
+    return code, capsys.readouterr().err
 
 
-def test_what_is_written(monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = evaluated(monkeypatch, trained, "--episodes", "3")
+def test_what_is_written(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated(trained, "--episodes", "3")
     assert set(result) == FIELDS
     assert (result["episodes"], result["seed"], result["actor"], result["device"]) == (3, 0, "cem", "cpu")
     assert result["checkpoint"] == checkpoint.names(trained / "checkpoints")[0]
     assert len(result["returns"]) == 3 and result["return"] == pytest.approx(np.mean(result["returns"]))
-    assert result["interval_95"] == pytest.approx(1.96 * np.std(result["returns"], ddof=1) / 3**0.5)
+    assert result["ci95"] == pytest.approx(1.96 * np.std(result["returns"], ddof=1) / 3**0.5)
     assert (
-        f"return {result['return']:.1f} +- {result['interval_95']:.1f} (95 %) over 3 episodes"
+        f"return {result['return']:.1f} +- {result['ci95']:.1f} (95 %) over 3 episodes"
         in capsys.readouterr().out
     )
 
 
-def test_the_same_seed_gives_the_same_returns(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+def test_the_same_seed_gives_the_same_returns(trained: Path) -> None:
     first, again, other = (
-        evaluated(monkeypatch, trained, "--episodes", "2", "--seed", seed)["returns"] for seed in "770"
+        evaluated(trained, "--episodes", "2", "--seed", seed)["returns"] for seed in "770"
     )
     assert first == again != other
 
 
-def test_one_episode_has_no_interval(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    assert evaluated(monkeypatch, trained, "--episodes", "1")["interval_95"] is None
+def test_one_episode_has_no_interval(trained: Path) -> None:
+    assert evaluated(trained, "--episodes", "1")["ci95"] is None
 
 
-def test_evaluating_changes_nothing_that_was_trained(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+def test_evaluating_changes_nothing_that_was_trained(trained: Path) -> None:
     before = {
         path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != "evaluation.json"
     }
-    evaluated(monkeypatch, trained, "--episodes", "1")
+    evaluated(trained, "--episodes", "1")
     after = {
         path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != "evaluation.json"
     }
     assert after == before
 
 
-@pytest.mark.parametrize("actor", ["shooting", "uniform"])
-def test_another_actor_on_the_same_model(monkeypatch: pytest.MonkeyPatch, trained: Path, actor: str) -> None:
-    result = evaluated(monkeypatch, trained, "--episodes", "2", "--actor", actor)
+@pytest.mark.parametrize("actor", ["shooting_tiny", "uniform"])
+def test_another_actor_on_the_same_model(trained: Path, actor: str) -> None:
+    result = evaluated(trained, "--episodes", "2", "--actor", actor)
     assert (result["actor"], len(result["returns"])) == (actor, 2)
     assert all(np.isfinite(result["returns"]))
 
 
-def test_another_actor_has_the_sizes_that_the_recipe_names(trained: Path) -> None:
-    options = argparse.Namespace(run=trained, device="cpu", seed=0, episodes=1, generations=1)
-    section = evaluate.Evaluation(options).section
-    assert (section("shooting").candidates, section("shooting").noise) == (40, 0.3)  # smoke.yaml's, and shooting.yaml's
-    assert section("cem").candidates == 6  # the run's own, from its command line
+def test_another_actor_has_the_sizes_of_its_file(trained: Path) -> None:
+    section = TrainedRun(trained, "cpu", 0).section
+    assert (section("shooting_tiny").candidates, section("shooting_tiny").horizon) == (40, 5)
+    assert (section("shooting").candidates, section("shooting").exploration_noise) == (10000, 0.3)
+    assert section("cem").candidates == section(None).candidates == 6  # the run's own, from its command line
+    assert (section("cem_tiny").candidates, section("uniform").name) == (20, "uniform")
 
 
-def test_a_table_of_actors(monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = "--compare --episodes 2 --generations 3 --actor cem,mppi,shooting,evolution,uniform".split()  # noqa: SIM905
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(trained), "--device", "cpu", *words])
-    evaluate.main()
+def test_a_table_of_actors(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["cem", "mppi_tiny", "shooting_tiny", "evolution_tiny", "uniform"]
+    words = ["--compare", "--episodes", "2", "--generations", "3", "--actor", ",".join(asked)]
+    assert evaluate.main([str(trained), "--device", "cpu", *words]) == 0
     said = capsys.readouterr().out
-    results = json.loads((trained / "comparison.json").read_text())
-    assert [result["actor"] for result in results] == ["cem", "mppi", "shooting", "evolution", "uniform"]
-    for result in results:
-        assert set(result) == FIELDS | {"seconds_of_practice"} and result["env_steps"] == 45
+    found = json.loads((trained / "comparison.json").read_text())
+    assert [result["actor"] for result in found] == asked
+    for result in found:
+        assert set(result) == FIELDS | {"seconds_of_learning"} and result["env_steps"] == 45
         assert len(result["returns"]) == 2 and np.isfinite(result["returns"]).all()
-        assert (result["seconds_of_practice"] > 0) == (result["actor"] == "evolution")
+        assert (result["seconds_of_learning"] > 0) == (result["actor"] == "evolution_tiny")
         assert result["actor"] in said and f"{result['return']:.1f}" in said
-    again = evaluated(monkeypatch, trained, "--episodes", "2", "--actor", "mppi")
-    assert again["returns"] == results[1]["returns"]
+    again = evaluated(trained, "--episodes", "2", "--actor", "mppi_tiny")
+    assert again["returns"] == found[1]["returns"]
 
 
-def test_practice_is_learning_in_the_dream_and_changes_the_controller_alone(trained: Path) -> None:
-    options = argparse.Namespace(run=trained, device="cpu", seed=0, episodes=1, generations=3)
-    asked = evaluate.Evaluation(options)
+def test_it_learns_in_the_dream_and_changes_the_controller_alone(trained: Path) -> None:
+    asked = TrainedRun(trained, "cpu", 0)
     before = {name: value.clone() for name, value in asked.agent.model.state_dict().items()}
-    agent, seconds = asked.acting("evolution")
+    agent, seconds = asked.acting("evolution_tiny", 3)
     assert seconds > 0 and int(agent.actor.state_dict()["generation"]) == 3
     assert agent.actor.state_dict()["mean"].abs().sum() > 0
     assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
-    twin, _ = evaluate.Evaluation(options).acting("evolution")
+    twin, _ = TrainedRun(trained, "cpu", 0).acting("evolution_tiny", 3)
     assert torch.equal(agent.actor.state_dict()["mean"], twin.actor.state_dict()["mean"])
 
 
-def test_scores_over_the_dreams_temperature(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    words = "--temperatures 0.5,1.5 --episodes 2 --generations 2".split()  # noqa: SIM905
-    monkeypatch.setattr(evaluate, "DREAMS", 8)
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(trained), "--device", "cpu", *words])
-    evaluate.main()
+def test_returns_over_the_dreams_temperature(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    words = "--temperatures 0.5,1.5 --actor evolution_tiny --episodes 2 --generations 2".split()  # noqa: SIM905
+    monkeypatch.setattr(results, "DREAMS", 8)
+    assert evaluate.main([str(trained), "--device", "cpu", *words]) == 0
     result = json.loads((trained / "temperatures.json").read_text())
     assert [row["temperature"] for row in result["rows"]] == [0.5, 1.5]
     assert (result["dream_horizon"], result["generations"], result["episodes"]) == (10, 2, 2)
     assert all(np.isfinite(list(row.values())).all() for row in result["rows"])
+    assert set(result["rows"][0]) == {
+        "temperature", "dream", "dream_std", "dream_ci95", "env", "env_std", "env_ci95"
+    }  # fmt: skip
     with Image.open(trained / "temperatures.png") as picture:
         assert picture.size == (720, 480)
 
 
-def test_films(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
-    evaluated(monkeypatch, trained, "--episodes", "4", "--video")
+# ---- overrides ----
+
+
+def test_a_planner_can_be_changed_on_the_trained_model(
+    monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+    acting = TrainedRun.acting
+
+    def noted(self: TrainedRun, *words: Any, **more: Any) -> Any:
+        agent, seconds = acting(self, *words, **more)
+        seen.append(agent.actor.config)
+        return agent, seconds
+
+    monkeypatch.setattr(TrainedRun, "acting", noted)
+    usual = evaluated(trained, "--episodes", "2")
+    changed = evaluated(trained, "actor.horizon=4", "actor.candidates=50", "--episodes", "2")
+    assert (seen[0].horizon, seen[0].candidates, seen[0].elites) == (3, 6, 2)
+    assert (seen[1].horizon, seen[1].candidates, seen[1].elites) == (4, 50, 2)  # the rest is as in the run
+    assert changed["returns"] != usual["returns"] and changed["overrides"] == ["actor.horizon=4", "actor.candidates=50"]
+    assert "overrides" not in usual
+    other = evaluated(trained, "--episodes", "2", "--actor", "shooting_tiny", "actor.horizon=2")
+    assert (seen[2].name, seen[2].horizon, seen[2].candidates, other["actor"]) == ("shooting", 2, 40, "shooting_tiny")
+    words = ["--compare", "--actor", "cem,shooting_tiny", "actor.horizon=2", "--episodes", "1"]
+    assert evaluate.main([str(trained), "--device", "cpu", *words]) == 0
+    assert [(config.name, config.horizon, config.candidates) for config in seen[3:]] == [
+        ("cem", 2, 6), ("shooting", 2, 40)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["actor.horizn=20"], "actor.horizn: there is no such key; did you mean 'horizon'?"),
+        (["actor.horizn=20", "actor.candidate=3"], "actor.candidate: there is no such key; did you mean 'candidates'?"),
+        (["actor.horizon=0"], "actor.horizon: "),
+        (["actor.elites=7"], "actor: elites is 7 but there are only 6 candidates"),
+        (["actor.noise=0.1"], "actor.noise: is actor.exploration_noise now"),
+        (["actor.population=4", "--actor", "shooting_tiny"], "actor.population: there is no such key"),
+        (["model.deter=20"], "model.deter=20: here only the actor can be changed: actor.key=value"),
+        (["train.env_steps=9"], "train.env_steps=9: here only the actor can be changed"),
+        (["actor.horizon"], "actor.horizon: here only the actor can be changed"),
+        (["actor.horizon={"], "actor.horizon={: not of the form key=value"),
+        (["actor.horizon=3,4"], "actor.horizon=3,4: "),
+    ],
+)
+def test_a_mistake_in_an_override_is_told(
+    trained: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, said = refused(capsys, trained, *words)
+    assert code == 2 and f"error: {message}" in said, said
+    assert all(line.startswith("error: ") for line in said.splitlines())
+
+
+def test_films(trained: Path) -> None:
+    evaluated(trained, "--episodes", "4", "--video")
     names = sorted(path.name for path in (trained / "videos").iterdir())
     assert names == ["dream.gif", "episode-0.gif", "episode-1.gif", "episode-2.gif"]
     for name in names:
@@ -148,9 +206,9 @@ def test_films(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
 
 
 def test_mistakes_are_named(
-    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, message = refused(monkeypatch, capsys, trained, "--actor", "shoting")
+    code, message = refused(capsys, trained, "--actor", "shoting")
     assert (code, message) == (
         2, f"error: --actor: 'shoting' is not one of {ACTORS}; did you mean 'shooting'?\n"
     )  # fmt: skip
@@ -163,17 +221,17 @@ def test_mistakes_are_named(
         ),
         (("--compare", "--actor", "cem,shoting"), "error: --actor: 'shoting' is not one of"),
     ):
-        code, message = refused(monkeypatch, capsys, trained, *words)
+        code, message = refused(capsys, trained, *words)
         assert code == 2 and wanted in message
-    code, message = refused(monkeypatch, capsys, trained.parent / "q")
+    code, message = refused(capsys, trained.parent / "q")
     assert code == 1 and message.startswith(f"error: {trained.parent / 'q'} is not a run")
     assert "runs beside it: r" in message
     for words in (("--episodes", "0"), ("--seed", "-1"), ("--device", "tpu")):
-        assert refused(monkeypatch, capsys, trained, *words)[0] == 2
+        assert refused(capsys, trained, *words)[0] == 2
     damaged = tmp_path / "r"
     shutil.copytree(trained, damaged)
     shutil.rmtree(damaged / "checkpoints")
-    code, message = refused(monkeypatch, capsys, damaged)
+    code, message = refused(capsys, damaged)
     assert code == 1 and "has no complete checkpoint" in message
     for name, content in (
         ("run.json", "{"),
@@ -184,12 +242,12 @@ def test_mistakes_are_named(
         shutil.rmtree(damaged)
         shutil.copytree(trained, damaged)
         (damaged / name).write_text(content)
-        code, message = refused(monkeypatch, capsys, damaged)
+        code, message = refused(capsys, damaged)
         assert code == 1 and f"{damaged} is damaged" in message
 
 
 def test_an_edited_config_reaches_no_other_code(
-    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "r"
     for old, new, wanted in (
@@ -203,19 +261,19 @@ def test_an_edited_config_reaches_no_other_code(
         text = (run / "config.yaml").read_text()
         assert old in text
         (run / "config.yaml").write_text(text.replace(old, new))
-        code, message = refused(monkeypatch, capsys, run)
+        code, message = refused(capsys, run)
         assert code == 2 and message.startswith(f"error: {wanted}"), message
         assert "HOME" not in new or "/root" not in message
         shutil.rmtree(run)
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_acts(
-    monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, tmp_path / "r")
     newest, older = checkpoint.names(trained / "checkpoints")
     (tmp_path / "r" / "checkpoints" / newest / "model.safetensors").write_bytes(b"")
-    assert evaluated(monkeypatch, tmp_path / "r", "--episodes", "1")["checkpoint"] == older
+    assert evaluated(tmp_path / "r", "--episodes", "1")["checkpoint"] == older
     assert f"falling back to {older}" in capsys.readouterr().out
 
 

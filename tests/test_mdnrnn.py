@@ -14,15 +14,18 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from agents.imagination import score
-from envs import dot
-from worldmodel import latents, mdnrnn
-from worldmodel.base import Batch, Spec, tree_map, flatten, stack
-from worldmodel.config import ROOT
-from worldmodel.mdnrnn import mixture_nll, sample
-from worldmodel.networks import LSTMCell
+from agents.imagination import evaluate_actions
+from envs.suites import dot
+from training.components import ROOT
+from worldmodel.base import Batch, Spec, merge_time, tree_map, tree_stack
+from worldmodel.models import mdnrnn
+from worldmodel.networks import gaussian, mixture
+from worldmodel.networks.noise import common_random_numbers
+from worldmodel.networks.recurrent import LSTMCell
 
-DOOM = dict(latent=64, hidden=512, cell=True, input_is_first=True, continue_weight=1.0, terminal_weight=10.0)
+DOOM = dict(
+    latent=64, hidden=512, cell_in_features=True, input_is_first=True, continue_weight=1.0, terminal_weight=10.0
+)
 CARD = Spec((1, 4, 4), 4, True)  # pictures so small that one convolution reads them
 PLAIN: dict[str, Any] = dict(depths=[8], kernels=[4])
 
@@ -48,7 +51,7 @@ def count(*parts: nn.Module) -> int:
 
 
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "sample", lambda mean, std, temperature=1: mean)
+    monkeypatch.setattr(gaussian, "sample", lambda mean, std, temperature=1: mean)
 
 
 def walk(model: mdnrnn.MDNRNN, batch: Batch) -> mdnrnn.State:
@@ -57,11 +60,11 @@ def walk(model: mdnrnn.MDNRNN, batch: Batch) -> mdnrnn.State:
     for t in range(batch.reward.shape[1]):
         state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
         states.append(state)
-    return stack(states)
+    return tree_stack(states)
 
 
 def cut(batch: Batch, t: slice) -> Batch:
-    return Batch(*(part[:, t] for part in batch))
+    return tree_map(lambda a: a[:, t], batch)
 
 
 def seeded(model: mdnrnn.MDNRNN, batch: Batch, part: str = "model") -> tuple[Tensor, mdnrnn.State, dict[str, Tensor]]:
@@ -76,7 +79,7 @@ def still(image: Tensor) -> Batch:
     return Batch(image[:, None], torch.zeros(n, 1, 4), torch.zeros(n, 1), flags, ~flags)
 
 
-def mixture(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_mixture(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """z and a random mixture: log weights, means, log standard deviations."""
     torch.manual_seed(0)
     z, logits, mean, log_std = (torch.randn(*shape, 4, dtype=dtype) for _ in range(4))
@@ -102,9 +105,9 @@ def test_dooms_parameters_are_counted() -> None:
 
 def test_features_are_z_then_c_then_h() -> None:
     for cell in (False, True):
-        model = make(cell=cell)
+        model = make(cell_in_features=cell)
         state = walk(model, tiny.batch())
-        flat = flatten(state)
+        flat = merge_time(state)
         wanted = [flat.z, flat.cell, flat.hidden] if cell else [flat.z, flat.hidden]
         assert torch.equal(model.features(flat), torch.cat(wanted, -1))
 
@@ -112,17 +115,21 @@ def test_features_are_z_then_c_then_h() -> None:
 def test_the_lstm_is_torchs_with_one_bias() -> None:
     torch.manual_seed(0)
     ours, theirs = LSTMCell(3, 4), nn.LSTMCell(3, 4)
-    assert [name for name, _ in ours.named_parameters()] == ["enter.weight", "enter.bias", "recur.weight"]
-    nn.init.normal_(ours.enter.bias)
+    assert [name for name, _ in ours.named_parameters()] == [
+        "input_proj.weight",
+        "input_proj.bias",
+        "recurrent_proj.weight",
+    ]
+    nn.init.normal_(ours.input_proj.bias)
 
     def ordered(part: Tensor) -> Tensor:
         i, f, o, g = part.chunk(4)
         return torch.cat([i, f, g, o])  # torch's order
 
     with torch.no_grad():
-        theirs.weight_ih.copy_(ordered(ours.enter.weight))
-        theirs.weight_hh.copy_(ordered(ours.recur.weight))
-        theirs.bias_ih.copy_(ordered(ours.enter.bias))
+        theirs.weight_ih.copy_(ordered(ours.input_proj.weight))
+        theirs.weight_hh.copy_(ordered(ours.recurrent_proj.weight))
+        theirs.bias_ih.copy_(ordered(ours.input_proj.bias))
         theirs.bias_hh.zero_()
     state = other = (torch.randn(5, 4), torch.randn(5, 4))
     for x in torch.randn(6, 5, 3):
@@ -134,7 +141,7 @@ def test_known_inputs_may_enter_the_lstm_for_all_of_time_at_once() -> None:
     torch.manual_seed(0)
     cell, x = LSTMCell(3, 4), torch.randn(5, 6, 3)
     one = other = (torch.zeros(5, 4), torch.zeros(5, 4))
-    entered = cell.enter(x)
+    entered = cell.input_proj(x)
     for t in range(6):
         one, other = cell(x[:, t], *one), cell.step(entered[:, t], *other)
     torch.testing.assert_close(one, other)
@@ -144,46 +151,46 @@ def test_initialisation_is_tensorflows() -> None:
     torch.manual_seed(0)
     built = mdnrnn.build(tiny.section("model", "mdnrnn", hidden=200, latent=30), tiny.SPEC)
     for name, parameter in built.named_parameters():
-        if name.endswith("bias") and name != "lstm.enter.bias":
+        if name.endswith("bias") and name != "lstm.input_proj.bias":
             assert (parameter == 0).all(), name
-    i, f, o, g = built.lstm.enter.bias.chunk(4)
+    i, f, o, g = built.lstm.input_proj.bias.chunk(4)
     assert (f == 1).all() and not torch.cat([i, o, g]).any()
     joint = math.sqrt(6 / (30 + 2 + 200 + 800))  # Glorot, of one matrix, although it is kept as two
-    assert 0.99 * joint < built.lstm.enter.weight.abs().max() <= joint
-    assert 0.99 * joint < built.lstm.recur.weight.abs().max() <= joint
+    assert 0.99 * joint < built.lstm.input_proj.weight.abs().max() <= joint
+    assert 0.99 * joint < built.lstm.recurrent_proj.weight.abs().max() <= joint
 
 
 def test_configs_that_cannot_be_built_are_refused() -> None:
     with pytest.raises(ValidationError, match="depths has 2 layers but kernels has 1"):
         mdnrnn.Config(**{**make().config.model_dump(), "kernels": [6]})
-    assert make().config.fits((16, 16)) is None
-    assert "use fewer depths" in str(make().config.fits((9, 64)))
+    assert make().config.image_size_error((16, 16)) is None
+    assert "use fewer depths" in str(make().config.image_size_error((9, 64)))
 
 
 # ---- mixtures ----
 
 
 def test_a_mixture_of_one_is_the_gaussian_exactly() -> None:
-    z, _, mean, log_std = mixture(3, 5)
+    z, _, mean, log_std = random_mixture(3, 5)
     mean, log_std = mean[..., :1], log_std[..., :1]
-    got = mixture_nll(z, torch.zeros_like(mean), mean, log_std)
+    got = mixture.nll(z, torch.zeros_like(mean), mean, log_std)
     wanted = -Normal(mean[..., 0], log_std[..., 0].exp()).log_prob(z)
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
-    assert mixture_nll(torch.zeros(1), *torch.zeros(3, 1, 1)).item() == pytest.approx(0.5 * math.log(2 * math.pi))
+    assert mixture.nll(torch.zeros(1), *torch.zeros(3, 1, 1)).item() == pytest.approx(0.5 * math.log(2 * math.pi))
 
 
 def test_the_mixtures_nll_is_that_of_torch_element_by_element() -> None:
-    z, log_weight, mean, log_std = mixture(3, 5)
+    z, log_weight, mean, log_std = random_mixture(3, 5)
     wanted = -MixtureSameFamily(Categorical(logits=log_weight), Normal(mean, log_std.exp())).log_prob(z)
-    got = mixture_nll(z, log_weight, mean, log_std)
+    got = mixture.nll(z, log_weight, mean, log_std)
     assert got.shape == (3, 5)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mixtures_gradient_is_right() -> None:
-    z, logits, mean, log_std = (part.requires_grad_() for part in mixture(2, 3, dtype=torch.float64))
+    z, logits, mean, log_std = (part.requires_grad_() for part in random_mixture(2, 3, dtype=torch.float64))
     assert torch.autograd.gradcheck(
-        lambda z, logits, *rest: mixture_nll(z, logits.log_softmax(-1), *rest), (z, logits, mean, log_std)
+        lambda z, logits, *rest: mixture.nll(z, logits.log_softmax(-1), *rest), (z, logits, mean, log_std)
     )
 
 
@@ -197,11 +204,11 @@ def test_outputs_of_any_size_have_a_finite_nll_and_gradient(group: int, size: fl
     output = numbers.transpose(0, 1).reshape(3, 4, -1).transpose(0, 1).flatten(1).requires_grad_()
     assert torch.equal(output.view(4, 3, 6, 3), numbers)
     for z in (torch.zeros(4, 6), torch.full((4, 6), size).clamp(-1e3, 1e3), torch.randn(4, 6)):
-        nll = mixture_nll(z, *model.mixtures(output))
+        nll = mixture.nll(z, *model.mixtures(output))
         (gradient,) = torch.autograd.grad(nll.sum(), output)
         assert nll.isfinite().all() and gradient.isfinite().all()
         assert nll.min() > -7 + 0.9  # no component is infinitely likely (T14)
-        assert sample(*model.mixtures(output)).isfinite().all()
+        assert mixture.sample(*model.mixtures(output)).isfinite().all()
 
 
 def test_the_output_is_read_as_logits_means_and_log_stds_of_every_dimension() -> None:
@@ -227,7 +234,7 @@ def bimodal(mixtures: int) -> list[float]:
     hidden = torch.ones(1, model.config.hidden)
     optimizer, losses = torch.optim.Adam(model.output.parameters(), 1e-3), []
     for _ in range(700):
-        loss = mixture_nll(z, *model.mixtures(model.output(hidden))).mean()
+        loss = mixture.nll(z, *model.mixtures(model.output(hidden))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -251,18 +258,18 @@ def drawn(temperature: float, log_std: float = -20.0, n: int = 100_000, dimensio
     torch.manual_seed(0)
     shape = (n, dimensions, 3)
     spread = torch.full(shape, log_std)
-    return sample(WEIGHTS.log().expand(shape), MEANS.expand(shape), spread, temperature)
+    return mixture.sample(WEIGHTS.log().expand(shape), MEANS.expand(shape), spread, temperature)
 
 
 def test_at_temperature_0_it_is_the_mean_of_the_likeliest_component_without_random_numbers() -> None:
-    z, log_weight, mean, log_std = mixture(3, 5)
+    z, log_weight, mean, log_std = random_mixture(3, 5)
     before = torch.get_rng_state()
-    got = sample(log_weight, mean, log_std, 0)
+    got = mixture.sample(log_weight, mean, log_std, 0)
     assert torch.equal(torch.get_rng_state(), before) and got.shape == z.shape
     for b in range(3):
         for d in range(5):
             assert got[b, d] == mean[b, d, int(log_weight[b, d].argmax())]
-    torch.testing.assert_close(sample(log_weight, mean, log_std, 1e-8), got, rtol=0, atol=2e-3)
+    torch.testing.assert_close(mixture.sample(log_weight, mean, log_std, 1e-8), got, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("temperature", [0.25, 0.5, 1.0, 2.0, 1e6])
@@ -279,7 +286,9 @@ def test_components_are_drawn_with_their_weights_to_the_power_of_1_over_tau(temp
 def test_the_variance_of_a_component_is_multiplied_by_tau(temperature: float) -> None:
     torch.manual_seed(0)
     n = 100_000
-    got = sample(torch.zeros(n, 1, 1), torch.full((n, 1, 1), 2.0), torch.full((n, 1, 1), math.log(0.3)), temperature)
+    got = mixture.sample(
+        torch.zeros(n, 1, 1), torch.full((n, 1, 1), 2.0), torch.full((n, 1, 1), math.log(0.3)), temperature
+    )
     assert got.var().item() == pytest.approx(temperature * 0.09, rel=5 * math.sqrt(2 / n))
     assert got.mean().item() == pytest.approx(2, abs=5 * 0.3 * math.sqrt(temperature / n))
 
@@ -298,15 +307,17 @@ def test_samples_at_temperature_1_have_the_mixtures_moments_in_every_dimension_b
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 1), (1, 1, 4), (5, 1, 4), (2, 3, 4, 5)], ids=str)
 def test_samples_keep_their_axes_even_of_length_one(shape: tuple[int, ...]) -> None:
     for temperature in (0, 0.5, 1.0):
-        assert sample(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape), temperature).shape == shape[:-1]
-    assert mixture_nll(torch.zeros(shape[:-1]), *torch.zeros(3, *shape)).shape == shape[:-1]
+        assert (
+            mixture.sample(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape), temperature).shape == shape[:-1]
+        )
+    assert mixture.nll(torch.zeros(shape[:-1]), *torch.zeros(3, *shape)).shape == shape[:-1]
 
 
 def test_the_gradient_of_a_sample_reaches_the_component_that_was_chosen() -> None:
     torch.manual_seed(0)
     mean, log_std = MEANS.repeat(500, 2, 1).requires_grad_(), torch.full((500, 2, 3), math.log(0.1), requires_grad=True)
     for temperature in (0, 0.25, 1.0):
-        got = sample(WEIGHTS.log().expand(500, 2, 3), mean, log_std, temperature)
+        got = mixture.sample(WEIGHTS.log().expand(500, 2, 3), mean, log_std, temperature)
         by_mean, by_std = torch.autograd.grad(got.sum(), [mean, log_std], allow_unused=temperature == 0)
         chosen = F.one_hot((got[..., None] - mean).abs().argmin(-1), 3)
         assert torch.equal(by_mean, chosen.float())
@@ -318,27 +329,27 @@ def test_the_gradient_of_a_sample_reaches_the_component_that_was_chosen() -> Non
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
 def test_an_impossible_component_is_never_drawn(monkeypatch: pytest.MonkeyPatch, number: float) -> None:
     """The ends of U[0, 1) do come: in float32 once in 2^24 draws, and a dream draws more."""
-    monkeypatch.setattr(latents, "uniform", lambda like: torch.full_like(like, number))
+    monkeypatch.setattr(mixture, "uniform", lambda like: torch.full_like(like, number))
     log_weight = torch.tensor([-torch.inf, math.log(0.25), math.log(0.75), -torch.inf]).expand(1, 1, 4)
-    got = sample(log_weight, torch.arange(4.0).expand(1, 1, 4), torch.full((1, 1, 4), -20.0))
+    got = mixture.sample(log_weight, torch.arange(4.0).expand(1, 1, 4), torch.full((1, 1, 4), -20.0))
     assert got.item() == pytest.approx(2.0 if number else 1.0)
 
 
 def test_weights_that_round_to_less_than_one_leave_nothing_to_draw_beyond_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "uniform", lambda like: torch.full_like(like, 1 - 2**-24))
+    monkeypatch.setattr(mixture, "uniform", lambda like: torch.full_like(like, 1 - 2**-24))
     torch.manual_seed(0)
     log_weight = torch.randn(1000, 1, 5).log_softmax(-1)
     assert (log_weight.softmax(-1).cumsum(-1)[..., -1] <= 1 - 2**-24).any()
-    got = sample(log_weight, torch.arange(5.0).expand(1000, 1, 5), torch.full((1000, 1, 5), -20.0))
+    got = mixture.sample(log_weight, torch.arange(5.0).expand(1000, 1, 5), torch.full((1000, 1, 5), -20.0))
     assert torch.equal(got.round(), torch.full((1000, 1), 4.0))
 
 
-def test_a_dream_of_the_same_states_is_the_same_under_common_noise() -> None:
+def test_a_dream_of_the_same_states_is_the_same_under_common_random_numbers() -> None:
     """Both draws are common: which component, and where in it."""
     model = make()
-    states = flatten(walk(model, tiny.batch()))
+    states = merge_time(walk(model, tiny.batch()))
     tripled = tree_map(lambda a: torch.cat([a] * 3), states)
-    with latents.common_random_numbers(3):
+    with common_random_numbers(3):
         got = model.imagine(tripled, torch.zeros(54, 2)).z.unflatten(0, (3, 18))
     assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
     other = model.imagine(tripled, torch.zeros(54, 2)).z.unflatten(0, (3, 18))
@@ -371,7 +382,7 @@ def test_free_nats_are_kept_by_every_picture_after_summing_over_dimensions() -> 
     data = tiny.batch()
     data.image[:, ::2] = 0  # so that there are pictures of both kinds
     mean, std = make().vision.encode(data.image.flatten(0, 1) / 255)
-    rows = latents.kl(mean, std, torch.zeros(6), torch.ones(6)).detach()
+    rows = gaussian.kl(mean, std, torch.zeros(6), torch.ones(6)).detach()
     assert rows.min() < 0.8 * rows.mean()  # or the numbers below could not tell
     for free in (0.0, rows.mean().item() / 6, 10.0):
         model = make(free_nats=free)
@@ -498,7 +509,7 @@ def test_v_finds_the_dot() -> None:
         missed = place - codes(image) @ probe
         r2 = 1 - missed.var(0) / place.var(0)
         pixels = mdnrnn.preprocess(image)
-        z = latents.sample(*model.vision.encode(pixels))
+        z = gaussian.sample(*model.vision.encode(pixels))
         error = (model.vision.decode(z) - pixels).square().mean() / pixels.var(0, correction=0).mean()
     print(f"{r2=} {error=}")
     assert r2.min() > 0.95
@@ -569,16 +580,17 @@ def test_ms_loss_does_not_reach_v_nor_vs_loss_m() -> None:
 
 def test_a_part_says_only_its_own_losses_and_all_parts_the_same_states() -> None:
     model, data = make(continue_weight=1.0), tiny.batch()
-    said = {part: seeded(model, data, part) for part in model.parts}
-    losses = {part: {name for name in said[part][2] if name.startswith("loss_")} for part in model.parts}
+    said = {part: seeded(model, data, part) for part in ("model", *model.parts())}
+    losses = {part: {name for name in said[part][2] if name.startswith("loss_")} for part in said}
     assert losses["vision"] == {"loss_image", "loss_kl"}
     assert losses["memory"] == {"loss_latent", "loss_reward", "loss_continue"}
     assert losses["model"] == losses["vision"] | losses["memory"]
-    for part in model.parts:
+    assert list(model.parts()) == ["vision", "memory"]
+    for part in model.parts():
         torch.testing.assert_close(tree_map(Tensor.detach, said[part][1]), tree_map(Tensor.detach, said["model"][1]))
     assert not any(part.requires_grad for part in said["vision"][1])
     with torch.no_grad():
-        for part in model.parts:
+        for part in said:
             loss, states, _ = model.loss(data, part)
             assert not any(made.requires_grad for made in (loss, *states))
 
@@ -589,7 +601,7 @@ LEVELS = torch.tensor([16, 88, 160, 232], dtype=torch.uint8)
 def cards(seed: int, shift: int = 0, length: int = 8) -> Batch:
     """A world whose picture is one gray level, that of the action which led to it. Actions may be moved by rows."""
     data = tiny.batch(256 // length, length, CARD, seed)
-    image = LEVELS[data.action.argmax(-1)][..., None, None, None].expand(-1, -1, *CARD.image)
+    image = LEVELS[data.action.argmax(-1)][..., None, None, None].expand(-1, -1, *CARD.image_shape)
     return data._replace(image=image, action=data.action.roll(shift, 1))
 
 
@@ -618,9 +630,9 @@ def test_m_foresees_what_an_action_leads_to_and_not_with_actions_one_row_off(
     mean, std = (
         part.detach().flatten() for part in model.vision.encode(LEVELS.view(-1, 1, 1, 1).expand(4, 1, 4, 4) / 255)
     )
-    known = latents.entropy(std[:, None]).mean().item()
+    known = gaussian.entropy(std[:, None]).mean().item()
     z = mean + std * torch.randn(20_000, 4)
-    unknown = mixture_nll(z, torch.full((4,), -math.log(4)), mean, std.log()).mean().item()
+    unknown = mixture.nll(z, torch.full((4,), -math.log(4)), mean, std.log()).mean().item()
     assert unknown - known > 1.0  # V tells the cards apart
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     losses = []
@@ -644,7 +656,7 @@ def test_continuing_is_learned_as_one_minus_terminal_and_deaths_weigh_more() -> 
     model = make(continue_weight=2.0, terminal_weight=10.0)
     _, states, metrics = seeded(model, data)
     total = 0.0
-    for likely, terminal in zip(model.continues(flatten(states)).tolist(), data.terminal.flatten().tolist()):
+    for likely, terminal in zip(model.continues(merge_time(states)).tolist(), data.terminal.flatten().tolist()):
         odds = likely / (1 - likely) / 10  # as learned from deaths that weigh tenfold; `continues` takes that out again
         goes_on = odds / (1 + odds)
         total -= 10 * math.log(1 - goes_on) if terminal else math.log(goes_on)
@@ -691,7 +703,7 @@ def test_images_are_encoded_in_pieces_where_v_is_frozen_and_nothing_changes(monk
 
 def test_continuing_is_read_from_h_alone_and_is_certain_without_its_head() -> None:
     model = make(continue_weight=1.0)
-    states = flatten(walk(model, tiny.batch()))
+    states = merge_time(walk(model, tiny.batch()))
     blind = states._replace(z=torch.zeros_like(states.z), cell=torch.zeros_like(states.cell))
     assert torch.equal(model.continues(blind), model.continues(states))
     assert model.continues(states).unique().numel() > 10
@@ -705,7 +717,7 @@ def test_continuing_is_read_from_h_alone_and_is_certain_without_its_head() -> No
 # ---- time ----
 
 variants = pytest.mark.parametrize(
-    "doom", [{}, dict(cell=True, input_is_first=True, continue_weight=1.0)], ids=["", "doom"]
+    "doom", [{}, dict(cell_in_features=True, input_is_first=True, continue_weight=1.0)], ids=["", "doom"]
 )
 
 
@@ -737,7 +749,7 @@ def test_first_in_mid_sequence_starts_a_new_episode(monkeypatch: pytest.MonkeyPa
 
 
 @variants
-def test_imagining_from_a_row_is_believing_the_next_before_the_look(monkeypatch: pytest.MonkeyPatch, doom: Any) -> None:
+def test_imagining_from_a_row_is_observing_the_next_before_the_look(monkeypatch: pytest.MonkeyPatch, doom: Any) -> None:
     """What M is taught to foresee of row t + 1 is what a dream draws from there."""
     no_noise(monkeypatch)
     model, data = make(**doom), tiny.batch()
@@ -765,7 +777,7 @@ def test_every_row_keeps_its_place_when_flattened() -> None:
 def entering(model: mdnrnn.MDNRNN) -> list[Tensor]:
     """What the LSTM reads from here on."""
     seen: list[Tensor] = []
-    model.lstm.enter.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model.lstm.input_proj.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     return seen
 
 
@@ -780,7 +792,7 @@ def test_the_lstm_is_told_of_a_first_row_in_the_step_after_it(monkeypatch: pytes
     wanted = torch.tensor([[0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]]).float()
     for entered in (seen[0], torch.stack(seen[1:], 1)):
         assert torch.equal(entered[..., -1][~data.first], wanted[~data.first])  # what first rows enter, is forgotten
-    assert torch.equal(states.fresh[..., 0], data.first.float())
+    assert torch.equal(states.is_first[..., 0], data.first.float())
     del seen[:]
     state = model.imagine(tree_map(lambda a: a[:, 4], states), torch.zeros(3, 2))
     model.imagine(state, torch.zeros(3, 2))
@@ -809,7 +821,7 @@ def test_imagining_keeps_its_eyes_closed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(model.vision.encoder, "forward", look)
     state = model.imagine(model.initial(2), torch.ones(2, 2))
-    assert score(model, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
+    assert evaluate_actions(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
     assert model.decode(state).shape == (2, 1, 16, 16)
 
 
@@ -818,7 +830,7 @@ def test_bf16_gives_nearly_the_same_loss() -> None:
     exact, _, _ = seeded(model, data)
     with torch.autocast("cpu", torch.bfloat16):
         loss, states, _ = seeded(model, data)
-        imagined = model.imagine(flatten(states), torch.zeros(18, 2))
+        imagined = model.imagine(merge_time(states), torch.zeros(18, 2))
     assert loss.dtype == torch.float32 and all(part.dtype == torch.float32 for part in (*states, *imagined))
     assert loss.item() != exact.item()
     assert loss.item() == pytest.approx(exact.item(), rel=0.01)
@@ -832,6 +844,6 @@ def test_pictures_of_any_size_are_decoded_to_that_size(image: tuple[int, int, in
     spec = Spec(image, 2, False)
     model, data = make(spec), tiny.batch(1, 2, spec)
     loss, states, _ = model.loss(data)
-    decoded = model.decode(flatten(states))
+    decoded = model.decode(merge_time(states))
     assert loss.isfinite() and decoded.shape == (2, *image)
     assert decoded.min() > 0 and decoded.max() < 1

@@ -1,13 +1,20 @@
 """The shortcuts of the networks against the layers that they stand for."""
 
+import copy
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import tiny
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from agents.uniform import Uniform
-from worldmodel import networks
-from worldmodel.networks import ACTIVATIONS, MLP, Shuffled, dense, upsampled
+from agents.base import Actor, ActorInfo, Mode, Stateless, no_plan
+from agents.explorers.uniform import Uniform
+from worldmodel.networks.convolutional import Shuffled, upsampled
+from worldmodel.networks.dense import ACTIVATIONS, MLP, dense, packed, packed_weights
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 4, 5, 6])
@@ -49,7 +56,12 @@ def test_a_dense_layer_without_gradients_is_the_same_one(shape: tuple[int, ...],
     layer, x = nn.Linear(5, 3, bias=bias), torch.randn(*shape)
     wanted = ACTIVATIONS[activation](layer(x))
     assert torch.equal(dense(layer, x, activation), wanted)  # with gradients it is the layer itself
+    with packed_weights():
+        assert torch.equal(dense(layer, x, activation), wanted)
+        assert not packed.layers
     with torch.no_grad():
+        assert torch.equal(dense(layer, x, activation), wanted)  # nor is anything packed without being asked for
+    with torch.no_grad(), packed_weights():
         torch.testing.assert_close(dense(layer, x, activation), wanted.detach(), rtol=1e-6, atol=1e-6)
         strided = torch.randn(*shape[:-1], 10)[..., ::2]
         wanted = ACTIVATIONS[activation](layer(strided))
@@ -59,15 +71,30 @@ def test_a_dense_layer_without_gradients_is_the_same_one(shape: tuple[int, ...],
             assert got.dtype == torch.bfloat16
             wanted = ACTIVATIONS[activation](layer(x))
             torch.testing.assert_close(got.float(), wanted.float(), rtol=0.02, atol=0.02)
+        assert packed.layers is not None and len(packed.layers) == 2  # in float32 and in bfloat16
         torch.testing.assert_close(dense(layer.double(), x.double()), layer(x.double()))  # what the library cannot
 
 
-def test_weights_that_changed_are_laid_out_anew() -> None:
+@pytest.mark.parametrize("shape", [(1, 5), (7, 5), (3, 4, 5)])
+def test_a_dense_layer_gives_the_same_within_packed_weights_and_without(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(5, 3), torch.randn(*shape)
+    with torch.no_grad():
+        without = dense(layer, x)
+        with packed_weights():
+            first, second = dense(layer, x), dense(layer, x)
+            assert packed.layers is not None and len(packed.layers) == 1
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, without, rtol=1e-6, atol=1e-6)
+        assert torch.equal(dense(layer, x), without)
+
+
+def test_weights_that_changed_are_packed_anew() -> None:
     torch.manual_seed(0)
     layer, other, x = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(7, 5)
 
     def right() -> bool:
-        with torch.no_grad():
+        with torch.no_grad(), packed_weights():
             return all(torch.allclose(dense(layer, x), layer(x), atol=1e-6) for _ in range(2))
 
     assert right()
@@ -91,19 +118,86 @@ def test_what_an_agent_learned_shows_at_once_where_no_gradient_is_wanted() -> No
     state = agent.model.initial(3)
     for seed in range(2):
         plain = agent.model.reward(state).detach()
-        with torch.no_grad():
+        with torch.no_grad(), packed_weights():
             torch.testing.assert_close(agent.model.reward(state), plain, rtol=1e-5, atol=1e-6)
         agent.learn(tiny.batch(seed=seed))
     assert not torch.allclose(agent.model.reward(state), plain, rtol=1e-5, atol=1e-6)
 
 
-def test_layers_that_are_gone_are_not_kept() -> None:
-    layer = nn.Linear(5, 3)
+class RewardReader(Actor):
+    """Its actions say what reward the model predicts of the state."""
+
+    def initial(self, n: int) -> Stateless:
+        return Stateless(torch.zeros(n, 0))
+
+    def act(
+        self, state: Any, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Stateless, ActorInfo]:
+        action = self.model.reward(state).tanh()[:, None].expand(-1, self.spec.action_dim)
+        return action, carry, no_plan(len(action), self.spec, action.device)
+
+
+def scale_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+
+
+def clear_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.0)
+
+
+def set_vector(model: nn.Module) -> None:
+    vector_to_parameters(0.5 * parameters_to_vector(model.parameters()).detach(), model.parameters())
+
+
+def assign_others(model: nn.Module) -> None:
+    model.load_state_dict({name: 0.5 * value for name, value in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("change", [scale_data, clear_data, set_vector, assign_others])
+def test_an_agent_acts_with_weights_that_were_changed_behind_its_back(change: Callable[[nn.Module], None]) -> None:
+    """No way of changing weights goes unnoticed: not one that counts no version, nor one that brings new tensors."""
+    agent = tiny.make_agent(RewardReader)
+    image = tiny.batch(3, 1).image[:, 0].numpy()
+
+    def actions() -> tuple[Tensor, Tensor]:
+        """What the agent does, and what its model says with gradients, which packs nothing."""
+        torch.manual_seed(1)
+        acted, _ = agent.act(None, image)
+        torch.manual_seed(1)
+        start, ones = agent.model.initial(3), torch.ones(3, dtype=torch.bool)
+        state = copy.deepcopy(agent.model).observe(start, torch.zeros(3, 2), torch.from_numpy(image), ones)
+        return torch.from_numpy(acted)[:, 0], agent.model.reward(state).tanh().detach()
+
+    before, plain = actions()
+    torch.testing.assert_close(before, plain, rtol=1e-5, atol=1e-6)
+    change(agent.model)
+    after, plain = actions()
+    torch.testing.assert_close(after, plain, rtol=1e-5, atol=1e-6)
+    assert (after - before).abs().min() > 1e-3
+    assert change is not clear_data or not after.any()
+
+
+def test_nothing_is_packed_beyond_packed_weights() -> None:
+    layer, x = nn.Linear(5, 3), torch.randn(2, 5)
+    seen: list[Any] = []
     with torch.no_grad():
-        dense(layer, torch.randn(2, 5))
-    before = len(networks.laid_out)
-    del layer
-    assert len(networks.laid_out) == before - 1
+        assert packed.layers is None
+        with packed_weights():
+            dense(layer, x)
+            with packed_weights():  # within another one it is that one
+                dense(layer, x)
+                assert packed.layers is not None and len(packed.layers) == 1
+            assert len(packed.layers) == 1
+            thread = threading.Thread(target=lambda: seen.append(packed.layers))  # others have their own
+            thread.start()
+            thread.join()
+        assert packed.layers is None and seen == [None]
+        with pytest.raises(KeyError), packed_weights():
+            dense(layer, x)
+            raise KeyError
+        assert packed.layers is None
 
 
 def test_an_mlp_is_its_layers_one_after_the_other() -> None:
@@ -114,5 +208,5 @@ def test_an_mlp_is_its_layers_one_after_the_other() -> None:
         wanted = layer(wanted)
     assert torch.equal(mlp(x), wanted)
     assert [*mlp.state_dict()] == [f"{number}.{name}" for number in (0, 2, 4) for name in ("weight", "bias")]
-    with torch.no_grad():
+    with torch.no_grad(), packed_weights():
         torch.testing.assert_close(mlp(x), wanted.detach(), rtol=1e-5, atol=1e-6)

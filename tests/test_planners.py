@@ -9,11 +9,13 @@ import tiny
 import torch
 from torch import Tensor
 
-from agents import cem, shooting
-from agents.base import Plan, add_exploration_noise, random_actions
-from agents.imagination import score
-from worldmodel.base import Spec
-from worldmodel.config import ConfigError, check
+from agents.base import add_exploration_noise, random_actions
+from agents.imagination import evaluate_actions
+from agents.objectives.reward import Reward
+from agents.planners import cem, proposal, shooting
+from agents.planners.proposal import Carry, first_mean
+from training.config import check_section
+from worldmodel.base import ConfigError, Spec
 
 LINE, PLANE = Spec((1, 16, 16), 1, False), Spec((1, 16, 16), 2, False)
 PUBLISHED = dict(horizon=12, iterations=10, candidates=1000, elites=100, init_std=1.0, min_std=0.0, momentum=0.0)
@@ -27,28 +29,28 @@ def seeded() -> Any:
 
 
 def make(model: Any, spec: Spec = LINE, **changes: Any) -> cem.CEM:
-    values = {"name": "cem", **PUBLISHED, "warm_start": False, "choose": "mean", "noise": 0.3, **changes}
-    return cem.build(cem.Config(**values), model, spec)
+    values = {"name": "cem", **PUBLISHED, "warm_start": False, "choose": "mean", "exploration_noise": 0.3, **changes}
+    return cem.build(cem.Config(**values), model, spec, tiny.REWARD)
 
 
 def shoot(model: Any, spec: Spec = LINE, horizon: int = 12, candidates: int = 10_000) -> shooting.Shooting:
-    config = shooting.Config(name="shooting", horizon=horizon, candidates=candidates, noise=0.3)
-    return shooting.build(config, model, spec)
+    config = shooting.Config(name="shooting", horizon=horizon, candidates=candidates, exploration_noise=0.3)
+    return shooting.build(config, model, spec, tiny.REWARD)
 
 
 def record(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[tuple[Tensor, Tensor]]:
-    """What is scored from here on, and its scores."""
+    """What is evaluated from here on, and its returns."""
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def listen(model: Any, state: Any, actions: Tensor) -> Tensor:
-        seen.append((actions, score(model, state, actions)))
+    def listen(model: Any, objective: Any, state: Any, actions: Tensor) -> Tensor:
+        seen.append((actions, evaluate_actions(model, objective, state, actions)))
         return seen[-1][1]
 
-    monkeypatch.setattr(module, "score", listen)
+    monkeypatch.setattr(module, "evaluate_actions", listen)
     return seen
 
 
-# ---- the score ----
+# ---- the return of imagined actions ----
 
 
 def test_rewards_are_read_after_each_action_and_die_with_the_world() -> None:
@@ -63,7 +65,7 @@ def test_rewards_are_read_after_each_action_and_die_with_the_world() -> None:
     actions = torch.tensor([[1.0, 2, 3], [1, 0, 0]])[None, :, :, None].repeat(2, 1, 1, 1)
     ten = [11 + 13 / 11 + 16 / 11 / 13, 11 + 11 / 11 + 11 / 121]
     wanted = torch.tensor([[2 + 4 / 2 + 7 / 8, 2 + 2 / 2 + 2 / 4], ten])
-    torch.testing.assert_close(score(model, start, actions), wanted)
+    torch.testing.assert_close(evaluate_actions(model, tiny.REWARD, start, actions), wanted)
 
 
 def test_every_candidate_starts_from_its_own_state() -> None:
@@ -71,7 +73,7 @@ def test_every_candidate_starts_from_its_own_state() -> None:
         lambda point, action: tiny.Point(point.x, 10 * point.x[:, 0] + action[:, 0], torch.ones(len(action)))
     )
     actions = torch.arange(6.0).view(3, 2, 1, 1)
-    got = score(model, model.at(torch.tensor([[1.0], [2.0], [3.0]])), actions)
+    got = evaluate_actions(model, tiny.REWARD, model.at(torch.tensor([[1.0], [2.0], [3.0]])), actions)
     assert got.tolist() == [[10, 11], [22, 23], [34, 35]]
 
 
@@ -83,7 +85,24 @@ def test_a_world_that_goes_on_pays_the_plain_sum() -> None:
         for u in actions[0, k]:
             x = tiny.A @ x + tiny.B @ u
             cost = cost + (x.square() * tiny.Q).sum() + tiny.R * u.square().sum()
-        assert score(model, start, actions)[0, k].item() == pytest.approx(-cost.item(), rel=1e-5)
+        assert evaluate_actions(model, tiny.REWARD, start, actions)[0, k].item() == pytest.approx(
+            -cost.item(), rel=1e-5
+        )
+
+
+class Goal(Reward):
+    """Beyond the horizon a state is worth its place, x."""
+
+    def terminal_value(self, model: Any, state: Any) -> Tensor:
+        return state.x[:, 0]
+
+
+def test_a_terminal_value_counts_as_far_as_one_survives_to_the_horizon() -> None:
+    """x: 1 -> 2 -> 4 earns 2 + 4 / 2, and then 4 / 2 / 4, if being at x goes on with probability 1 / x."""
+    model = tiny.Fake(lambda point, action: tiny.Point(x := point.x + action, x[:, 0], 1 / x[:, 0]))
+    actions = torch.tensor([1.0, 2]).view(1, 1, 2, 1)
+    assert evaluate_actions(model, Goal(), model.at(torch.tensor([[1.0]])), actions).item() == 2 + 4 / 2 + 4 / 2 / 4
+    assert evaluate_actions(model, Goal(), model.at(torch.tensor([[1.0]])), actions[:, :, :1]).item() == 2 + 2 / 2
 
 
 # ---- planning on known problems ----
@@ -105,20 +124,20 @@ def test_cem_finds_the_linear_quadratic_optimum_and_shooting_does_not() -> None:
     model, start = tiny.linear()
     planner = make(model)
     plan, promised = planner.plan(start, planner.initial(1))
-    cost = -score(model, start, plan[:, None]).item()
+    cost = -evaluate_actions(model, tiny.REWARD, start, plan[:, None]).item()
     assert 0 <= cost / least - 1 < 1e-3
     assert plan[0, 0, 0].item() == pytest.approx(action, abs=0.03)
     assert -promised.item() == pytest.approx(least, rel=0.01)  # what the plan promises is what it costs
-    _, (sequence, value) = shoot(model).act(start, shoot(model).initial(1), explore=False)
-    assert -value.item() / least - 1 > 0.1 and sequence.shape == (1, 12, 1)
+    _, _, info = shoot(model).act(start, shoot(model).initial(1), mode="evaluate")
+    assert -info.predicted_return.item() / least - 1 > 0.1 and info.plan.shape == (1, 12, 1)
 
 
 def test_cem_finds_every_number_of_a_separable_plan() -> None:
     goal = torch.rand(6, 2) * 1.6 - 0.8
     model = tiny.quadratic(goal)
     errors = [
-        (make(model, PLANE, horizon=6).plan(model.initial(1), plan)[0][0] - goal).abs().max()
-        for plan in [make(model, PLANE, horizon=6).initial(1)] * 3
+        (make(model, PLANE, horizon=6).plan(model.initial(1), carry)[0][0] - goal).abs().max()
+        for carry in [make(model, PLANE, horizon=6).initial(1)] * 3
     ]
     assert max(errors) < 0.02 and sum(errors) / 3 < 0.01
 
@@ -127,13 +146,13 @@ def test_cem_finds_every_number_of_a_separable_plan() -> None:
 def test_bounds_hold_although_the_reward_pulls_outside(monkeypatch: pytest.MonkeyPatch, choose: str) -> None:
     model, seen = tiny.quadratic(torch.tensor([[3.0], [-3.0]])), record(monkeypatch, cem)
     planner = make(model, horizon=2, iterations=4, candidates=100, elites=10, min_std=0.2, choose=choose)
-    state, plan = model.initial(2), planner.initial(2)
-    plan = planner.act(state, plan, explore=False)[1]
+    state = model.initial(2)
+    _, carry, info = planner.act(state, planner.initial(2), mode="evaluate")
     assert all(sequences.abs().max() <= 1 for sequences, _ in seen)
-    assert plan.actions[:, 0].min() > 0.8 and plan.actions[:, 1].max() < -0.8
-    for explore in (False, True):
+    assert info.plan[:, 0].min() > 0.8 and info.plan[:, 1].max() < -0.8
+    for mode in ("evaluate", "explore"):
         for _ in range(20):
-            assert planner.act(state, plan, explore)[0].abs().max() <= 1
+            assert planner.act(state, carry, mode)[0].abs().max() <= 1
 
 
 def test_discrete_cem_finds_the_best_leaf_of_a_tree() -> None:
@@ -149,16 +168,18 @@ def test_discrete_cem_finds_the_best_leaf_of_a_tree() -> None:
 
     model = tiny.Fake(move, start=(1.0,))
     planner = make(model, spec, horizon=3, iterations=5, candidates=100, elites=10)
-    action, plan = planner.act(model.initial(2), planner.initial(2), explore=False)
-    assert plan.actions.argmax(-1).tolist() == [list(leaf)] * 2 and plan.value.tolist() == pytest.approx([0.9, 0.9])
+    action, carry, info = planner.act(model.initial(2), planner.initial(2), mode="evaluate")
+    assert info.plan.argmax(-1).tolist() == [list(leaf)] * 2 and info.predicted_return.tolist() == pytest.approx(
+        [0.9, 0.9]
+    )
     assert action.tolist() == [[0, 0, 1]] * 2
-    torch.testing.assert_close(plan.actions.sum(-1), torch.ones(2, 3))
+    torch.testing.assert_close(info.plan.sum(-1), torch.ones(2, 3))
+    assert torch.equal(carry.mean, info.plan)
 
 
 def test_discrete_candidates_are_drawn_from_the_proposal() -> None:
-    planner = make(tiny.quadratic(torch.zeros(1, 3)), Spec((1, 16, 16), 3, True), candidates=20_000, horizon=1)
     chances = torch.tensor([[[0.7, 0.3, 0.0]]])
-    got = planner.sample(chances, torch.ones(1, 1, 3)).mean(1)
+    got = proposal.sample(Spec((1, 16, 16), 3, True), chances, torch.ones(1, 1, 3), 20_000, None).mean(1)
     assert (got - chances).abs().max() < 0.015
 
 
@@ -169,14 +190,14 @@ def test_a_batch_of_states_plans_as_each_state_alone(monkeypatch: pytest.MonkeyP
     model = tiny.linear()[0]
     states = model.at(torch.tensor([[0.1, 0.0], [-1.0, 0.5], [0.3, -0.8]]))
     planner = make(model, iterations=3, candidates=50, elites=5, warm_start=True, momentum=0.1)
-    plans = Plan(torch.rand(3, 12, 1) - 0.5, torch.zeros(3))
+    carry = Carry(torch.rand(3, 12, 1) - 0.5)
     bank, rows, draw = torch.randn(3, 3, 50, 12, 1), slice(None), iter(())  # [iteration, state]
     monkeypatch.setattr(torch, "randn", lambda *_, **__: next(draw)[rows])
     draw = iter(bank)
-    together = planner.plan(states, plans)
+    together = planner.plan(states, carry)
     for i in range(3):
         rows, draw = slice(i, i + 1), iter(bank)
-        alone = planner.plan(tiny.Point(*(a[rows] for a in states)), Plan(*(a[rows] for a in plans)))
+        alone = planner.plan(tiny.Point(*(a[rows] for a in states)), Carry(carry.mean[rows]))
         torch.testing.assert_close([a[rows] for a in together], list(alone))
 
 
@@ -193,16 +214,16 @@ def test_with_only_elites_the_plan_is_the_mean_of_the_clipped_samples(
     torch.testing.assert_close(value, scores.mean(1))
 
 
-def proposals(monkeypatch: pytest.MonkeyPatch, planner: cem.CEM, plan: Plan) -> list[tuple[Tensor, Tensor]]:
+def proposals(monkeypatch: pytest.MonkeyPatch, planner: cem.CEM) -> list[tuple[Tensor, Tensor]]:
     """The mean and std of every iteration."""
-    seen, draw = [], planner.sample
+    seen: list[tuple[Tensor, Tensor]] = []
 
-    def listen(mean: Tensor, std: Tensor) -> Tensor:
+    def listen(spec: Spec, mean: Tensor, std: Tensor, *more: Any) -> Tensor:
         seen.append((mean, std))
-        return draw(mean, std)
+        return proposal.sample(spec, mean, std, *more)
 
-    monkeypatch.setattr(planner, "sample", listen)
-    planner.plan(planner.model.initial(len(plan.value)), plan)
+    monkeypatch.setattr(cem, "sample", listen)
+    planner.plan(planner.model.initial(1), planner.initial(1))
     return seen
 
 
@@ -212,7 +233,7 @@ def test_the_proposal_is_refitted_to_the_elites_with_their_population_variance(
     model, seen = tiny.quadratic(torch.tensor([[0.3]])), record(monkeypatch, cem)
     for momentum in (0.0, 0.25):
         planner = make(model, horizon=3, iterations=2, candidates=30, elites=4, momentum=momentum, init_std=0.5)
-        (old, width), (mean, std) = proposals(monkeypatch, planner, planner.initial(1))
+        (old, width), (mean, std) = proposals(monkeypatch, planner)
         samples, value = seen[-2]
         elites = samples[0, value[0].argsort(descending=True)[:4]]
         assert (old == 0).all() and (width == 0.5).all()
@@ -223,7 +244,7 @@ def test_the_proposal_is_refitted_to_the_elites_with_their_population_variance(
 
 def test_all_momentum_keeps_the_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
     planner = make(tiny.quadratic(torch.tensor([[0.9]])), momentum=1 - 1e-6, candidates=50, elites=5)
-    for mean, std in proposals(monkeypatch, planner, planner.initial(1)):
+    for mean, std in proposals(monkeypatch, planner):
         assert mean.abs().max() < 1e-4 and (std - 1).abs().max() < 1e-4
 
 
@@ -231,11 +252,11 @@ def test_the_floor_keeps_the_proposal_wide(monkeypatch: pytest.MonkeyPatch) -> N
     model = tiny.quadratic(torch.tensor([[0.5]]))
     for floor, low, high in ((0.0, 0.0, 0.05), (0.2, 0.2, 0.200001)):
         planner = make(model, min_std=floor, horizon=2, candidates=200, elites=20, iterations=8)
-        last = proposals(monkeypatch, planner, planner.initial(1))[-1][1]
+        last = proposals(monkeypatch, planner)[-1][1]
         assert low <= last.min() and last.max() < high
 
 
-def test_best_is_a_sequence_that_was_scored_and_no_other_scored_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_is_a_sequence_that_was_evaluated_and_no_other_brought_more(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny.linear()[0], record(monkeypatch, cem)
     planner = make(model, choose="best", iterations=3, candidates=40, elites=7)
     plan, value = planner.plan(model.at(torch.tensor([[0.1, 0.0], [1.0, 0.0]])), planner.initial(2))
@@ -245,13 +266,20 @@ def test_best_is_a_sequence_that_was_scored_and_no_other_scored_more(monkeypatch
         assert value[row].item() == pytest.approx(scores[row].topk(7).values.mean().item())
 
 
-def test_a_warm_start_is_the_last_plan_shifted_by_one() -> None:
-    plan = Plan(torch.arange(8.0).view(2, 4, 1), torch.zeros(2))
-    warm = make(tiny.linear()[0], horizon=4, warm_start=True)
-    assert warm.begin(plan)[..., 0].tolist() == [[1, 2, 3, 0], [5, 6, 7, 0]]
-    assert (make(tiny.linear()[0], horizon=4).begin(plan) == 0).all()
-    discrete = make(tiny.linear()[0], Spec((1, 16, 16), 2, True), horizon=4, warm_start=True)
-    assert discrete.begin(discrete.initial(1)).unique().tolist() == [0.5]
+def test_a_warm_start_is_the_last_plan_shifted_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    carry = Carry(torch.arange(8.0).view(2, 4, 1))
+    assert first_mean(LINE, carry, warm_start=True)[..., 0].tolist() == [[1, 2, 3, 0], [5, 6, 7, 0]]
+    assert (first_mean(LINE, carry, warm_start=False) == 0).all()
+    two = Spec((1, 16, 16), 2, True)
+    uniform = make(tiny.linear()[0], two, horizon=4).initial(1)
+    assert all(first_mean(two, uniform, warm_start).unique().tolist() == [0.5] for warm_start in (False, True))
+    for warm_start, wanted in ((True, [1, 2, 3, 0]), (False, [0] * 4)):  # and this is where a plan begins
+        with monkeypatch.context() as patch:
+            planner = make(tiny.linear()[0], horizon=4, warm_start=warm_start, candidates=20, elites=5)
+            patch.setattr(planner, "initial", lambda n: Carry(carry.mean[:n] / 10))
+            mean, std = proposals(patch, planner)[0]
+            torch.testing.assert_close(10 * mean[0, :, 0], torch.tensor(wanted).float())
+            assert (std == 1).all()
 
 
 def test_a_warm_start_helps_where_iterations_are_few() -> None:
@@ -259,10 +287,10 @@ def test_a_warm_start_helps_where_iterations_are_few() -> None:
     model, errors = tiny.quadratic(goal), {}
     for warm in (False, True):
         planner = make(model, PLANE, iterations=1, candidates=64, elites=8, min_std=0.05, warm_start=warm)
-        plan = planner.initial(20)
+        carry = planner.initial(20)
         for _ in range(8):
-            _, plan = planner.act(model.initial(20), plan, explore=False)
-        errors[warm] = (plan.actions[:, 0] - goal).abs().mean().item()
+            _, carry, info = planner.act(model.initial(20), carry, mode="evaluate")
+        errors[warm] = (info.plan[:, 0] - goal).abs().mean().item()
     assert errors[True] < 0.5 * errors[False]
 
 
@@ -270,12 +298,12 @@ def test_shooting_is_the_best_of_its_candidates(monkeypatch: pytest.MonkeyPatch)
     model, seen = tiny.linear()[0], record(monkeypatch, shooting)
     planner = shoot(model, candidates=50)
     states = model.at(torch.tensor([[0.1, 0.0], [2.0, 0.0]]))
-    action, plan = planner.act(states, planner.initial(2), explore=False)
+    action, _, info = planner.act(states, planner.initial(2), mode="evaluate")
     samples, scores = seen[0]
     assert samples.shape == (2, 50, 12, 1) and not torch.equal(samples[0], samples[1])
     for row in range(2):
         best = max(range(50), key=lambda k, row=row: scores[row, k])
-        assert torch.equal(plan.actions[row], samples[row, best]) and plan.value[row] == scores[row, best]
+        assert torch.equal(info.plan[row], samples[row, best]) and info.predicted_return[row] == scores[row, best]
         assert torch.equal(action[row], samples[row, best, 0])
 
 
@@ -285,9 +313,9 @@ def test_the_seed_decides() -> None:
         plans = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            plans.append(planner.act(start, planner.initial(1), explore=True))
-        assert torch.equal(plans[0][0], plans[1][0]) and torch.equal(plans[0][1].actions, plans[1][1].actions)
-        assert not torch.equal(plans[0][1].actions, plans[2][1].actions)
+            plans.append(planner.act(start, planner.initial(1), mode="explore"))
+        assert torch.equal(plans[0][0], plans[1][0]) and torch.equal(plans[0][2].plan, plans[1][2].plan)
+        assert not torch.equal(plans[0][2].plan, plans[2][2].plan)
 
 
 # ---- exploration ----
@@ -323,15 +351,22 @@ def test_without_exploring_the_plan_is_followed_and_noise_never_enters_it(planne
     model, start = tiny.linear()
     actor = planner(model, candidates=50, **({"elites": 5} if planner is make else {}))
     results = []
-    for explore in (False, True):
+    for mode in ("evaluate", "explore"):
         torch.manual_seed(1)
-        results.append(actor.act(start, actor.initial(1), explore))
-    (quiet, plan), (noisy, same) = results
-    assert torch.equal(quiet, plan.actions[:, 0]) and not torch.equal(noisy, quiet)
-    assert torch.equal(plan.actions, same.actions) and torch.equal(plan.value, same.value)
+        results.append(actor.act(start, actor.initial(1), mode))
+    (quiet, carry, info), (noisy, same, other) = results
+    assert torch.equal(quiet, info.plan[:, 0]) and not torch.equal(noisy, quiet)
+    assert all(torch.equal(*pair) for pair in zip((*info, *carry), (*other, *same), strict=True))
 
 
 def test_more_elites_than_candidates_are_refused_with_advice() -> None:
-    values = {"name": "cem", **PUBLISHED, "warm_start": False, "choose": "mean", "noise": 0.3, "elites": 1001}
+    values = {
+        "name": "cem",
+        **PUBLISHED,
+        "warm_start": False,
+        "choose": "mean",
+        "exploration_noise": 0.3,
+        "elites": 1001,
+    }
     with pytest.raises(ConfigError, match="elites is 1001 but there are only 1000 candidates: use fewer elites"):
-        check({"actor": values}, {"actor": "agents"})
+        check_section("actor", {"actor": values})

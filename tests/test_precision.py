@@ -8,10 +8,10 @@ import tiny
 import torch
 
 from agents.agent import Agent
-from agents.uniform import Uniform
-from envs import dot
-from worldmodel import rssm
+from agents.explorers.uniform import Uniform
+from envs.suites import dot
 from worldmodel.base import Batch
+from worldmodel.models import rssm
 
 UPDATES = 200
 
@@ -40,7 +40,7 @@ def agent(precision: str, seed: int = 0) -> Agent:
 
 def learn(who: Agent, updates: int, start: int = 0) -> list[float]:
     torch.manual_seed(start)
-    return [float(who.learn(world(number))["loss"].detach()) for number in range(start, start + updates)]
+    return [float(who.learn(world(number))["model/loss"].detach()) for number in range(start, start + updates)]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,10 @@ def test_an_overflow_in_fp16_lowers_the_scale_and_changes_nothing(
 ) -> None:
     who = agent("fp16")
     learn(who, 1)
-    before, scale = {key: value.clone() for key, value in who.model.state_dict().items()}, who.scaler.get_scale()
+    before, scale = (
+        {key: value.clone() for key, value in who.model.state_dict().items()},
+        who.optimizers.scaler.get_scale(),
+    )
     right = who.model.loss
 
     def huge(*given: Any) -> Any:
@@ -84,11 +87,11 @@ def test_an_overflow_in_fp16_lowers_the_scale_and_changes_nothing(
         return (loss * 1e30, *rest)
 
     monkeypatch.setattr(who.model, "loss", huge)
-    assert who.learn(world(1))["skipped"] == 1
-    assert who.scaler.get_scale() == scale / 2 and who.skipped == 1
+    assert who.learn(world(1))["model/skipped"] == 1
+    assert who.optimizers.scaler.get_scale() == scale / 2 and who.optimizers.skipped["model"] == 1
     assert all(torch.equal(value, before[key]) for key, value in who.model.state_dict().items())
     monkeypatch.setattr(who.model, "loss", right)
-    assert np.isfinite(learn(who, 1)[0]) and who.skipped == 0
+    assert np.isfinite(learn(who, 1)[0]) and who.optimizers.skipped["model"] == 0
 
 
 def test_statistics_and_losses_are_float32_whatever_the_networks_are() -> None:

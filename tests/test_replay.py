@@ -13,13 +13,29 @@ import torch
 from scipy.stats import chisquare
 
 from worldmodel.base import Batch, Spec
-from worldmodel.replay import Chunk, Config, DamagedChunk, Episode, Replay, read_chunk
+from worldmodel.replay.buffer import Replay, ReplayConfig
+from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk
+from worldmodel.replay.storage import IN_MEMORY
 
 SPEC = Spec((1, 2, 2), 2, False)
 
 
-def make(capacity: int = 20, length: int = 6, batch: int = 64, rows: int | None = None) -> Replay:
-    return Replay(Config(batch=batch, length=length, capacity=capacity), SPEC, rows)
+def settings(capacity: int, length: int, batch: int) -> ReplayConfig:
+    return ReplayConfig(batch_size=batch, batch_length=length, capacity=capacity, storage="memory", memory_gb=None)
+
+
+def make(capacity: int = 20, length: int = 6, batch: int = 64, rows: int | None = None, streams: int = 1) -> Replay:
+    return Replay(settings(capacity, length, batch), SPEC, rows, IN_MEMORY, streams)
+
+
+def chunks(ring: Replay) -> list[Chunk]:
+    """The live ones, oldest first."""
+    return [piece.chunk for piece in ring.pieces]
+
+
+def unsaved(ring: Replay) -> int:
+    """Pieces that are not on disk yet."""
+    return sum(piece.digest is None for piece in ring.pieces)
 
 
 def numbered(number: int, actions: int, terminal: bool = True) -> Episode:
@@ -52,7 +68,7 @@ def test_every_row_is_drawn_equally_often_the_last_ones_too() -> None:
     for number, actions in enumerate((4, 9, 1, 5, 6)):  # 5 + 10 + 2 + 6 + 7 rows: the first two make room
         ring.add(numbered(number, actions))
     assert len(ring) == 15
-    batch = ring.sample(rng, batch=15 * 400)
+    batch = ring.sample(rng, batch_size=15 * 400)
     for column in range(6):
         _, counts = np.unique(batch.reward[:, column], return_counts=True)
         assert len(counts) == 15 and chisquare(counts).pvalue > 1e-3
@@ -66,11 +82,11 @@ def test_episodes_are_never_crossed_in_secret_nor_torn(seed: int) -> None:
     for number in range(40):
         added[number] = int(rng.integers(1, 12)) if rng.random() < 0.7 else 1
         ring.add(numbered(number, added[number]))
-        kept = dict(list(added.items())[-len(ring.chunks) :])
+        kept = dict(list(added.items())[-len(ring.pieces) :])
         assert sum(actions + 1 for actions in kept.values()) == len(ring) <= 30
         before = number - len(kept)  # the youngest of the evicted ones would not fit any more
         assert before < 0 or len(ring) + added[before] + 1 > 30
-        check_sequences(ring.sample(rng, batch=100, length=int(rng.integers(2, 15))), kept)
+        check_sequences(ring.sample(rng, batch_size=100, length=int(rng.integers(2, 15))), kept)
 
 
 def test_less_than_a_sequence_is_run_around_and_marked() -> None:
@@ -86,14 +102,14 @@ def test_sampling_is_decided_by_its_generator() -> None:
     for number in range(3):
         ring.add(numbered(number, 5))
     one, same, other = (ring.sample(np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(one, same)) and not torch.equal(one.reward, other.reward)
+    assert all(torch.equal(a, b) for a, b in zip(one[:5], same[:5])) and not torch.equal(one.reward, other.reward)
 
 
 def test_batches_have_the_promised_shapes_and_types() -> None:
     ring = make(batch=7)
     ring.add(numbered(0, 9))
     batch = ring.sample(np.random.default_rng(0))
-    assert [(tuple(part.shape), part.dtype) for part in batch] == [
+    assert [(tuple(part.shape), part.dtype) for part in batch[:5]] == [
         ((7, 6, 1, 2, 2), torch.uint8),
         ((7, 6, 2), torch.float32),
         ((7, 6), torch.float32),
@@ -117,6 +133,165 @@ def test_an_episode_that_can_never_fit_is_refused_and_nothing_is_lost() -> None:
 def test_a_run_that_is_short_reserves_only_what_it_can_fill() -> None:
     assert make(capacity=1000, rows=50).capacity == 50 and make(capacity=20, rows=50).capacity == 20
     assert make(capacity=1000, rows=2, length=6).capacity == 6
+
+
+# ---- several streams, and episodes that come in pieces ----
+
+
+def cut(episode: Episode, *sizes: int) -> list[Episode]:
+    """Rows of an episode, so many at a time; the last piece has the rest."""
+    ends = [*np.cumsum(sizes), len(episode.reward)]
+    return [Episode(*(part[b:e] for part in episode)) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def give(ring: Replay, stream: int, *pieces: Episode) -> None:
+    """An episode from its first row on."""
+    for number, piece in enumerate(pieces):
+        ring.add(piece, stream, continues=number > 0)
+
+
+def rows_of(ring: Replay, stream: int) -> list[int]:
+    """The names of the live rows of a stream, oldest first, as its pieces list them."""
+    parts = [ring.rows(piece).reward for piece in ring.pieces if piece.stream == stream]
+    return np.concatenate(parts).astype(int).tolist() if parts else []
+
+
+def check_streams(ring: Replay, batch: Batch) -> None:
+    """Every sequence stays in its stream and goes on from row to row; `first` is an episode's start, or the oldest live
+    row, after which the newest is followed by it; and nothing else.
+    """
+    live = [rows_of(ring, stream) for stream in range(ring.streams)]
+    for names, first, action in zip(batch.reward.long().tolist(), batch.first.tolist(), batch.action, strict=True):
+        (own,) = [rows for rows in live if names[0] in rows]
+        at = own.index(names[0])
+        assert names == [own[(at + t) % len(own)] for t in range(len(names))]
+        assert first == [name % 100 == 0 or name == own[0] for name in names]
+        assert action[:, 0].tolist() == names
+
+
+def test_the_pieces_of_an_episode_are_joined_without_a_seam() -> None:
+    whole, pieces = make(), make()
+    whole.add(numbered(1, 9))
+    give(pieces, 0, *cut(numbered(1, 9), 1, 3, 4))
+    one, other = (ring.sample(np.random.default_rng(0), length=5) for ring in (whole, pieces))
+    assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+    check_sequences(other, {1: 9})
+
+
+def test_streams_are_interleaved_and_never_mixed() -> None:
+    ring = make(capacity=60, streams=3)
+    parts = [cut(numbered(number, 11), 4, 4) for number in (1, 2, 3)]
+    for number in range(3):
+        for stream in range(3):
+            ring.add(parts[stream][number], stream, continues=number > 0)
+    assert [rows_of(ring, stream) for stream in range(3)] == [[100 * (s + 1) + t for t in range(12)] for s in range(3)]
+    batch = ring.sample(np.random.default_rng(0), 300, 8)
+    check_streams(ring, batch)
+    assert {*(batch.reward[:, 0].long() // 100).tolist()} == {1, 2, 3}
+
+
+def test_every_row_of_every_stream_is_drawn_equally_often() -> None:
+    ring = make(capacity=60, streams=3)
+    for stream, actions in ((0, 4), (2, 9)):  # the second has none yet
+        give(ring, stream, *cut(numbered(stream, actions), 2))
+    batch = ring.sample(np.random.default_rng(0), batch_size=15 * 400)
+    for column in range(6):
+        _, counts = np.unique(batch.reward[:, column], return_counts=True)
+        assert len(counts) == 15 and chisquare(counts).pvalue > 1e-3
+
+
+def test_the_oldest_piece_of_the_stream_makes_room_and_the_row_after_it_is_marked() -> None:
+    ring = make(capacity=24, streams=2)  # 12 rows each
+    ring.add(numbered(5, 7), stream=1)
+    give(ring, 0, *cut(numbered(1, 11), 4, 2, 4))  # 4 + 2 may be saved together, the others not
+    assert [piece.end - piece.begin for piece in ring.pieces] == [8, 6, 6]
+    batch = ring.sample(np.random.default_rng(0), 200, 12)
+    assert {*batch.reward[batch.first].long().tolist()} == {100, 500}
+    ring.add(numbered(2, 1), stream=0)  # two rows more: the first six go
+    assert rows_of(ring, 0) == [106, 107, 108, 109, 110, 111, 200, 201]
+    assert rows_of(ring, 1) == [500 + t for t in range(8)]  # the other stream lost nothing
+    batch = ring.sample(np.random.default_rng(0), 200, 12)
+    check_streams(ring, batch)
+    assert {*batch.reward[batch.first].long().tolist()} == {106, 200, 500}
+
+
+def test_a_piece_grows_until_it_is_saved(tmp_path: Path) -> None:
+    ring = make(capacity=40)
+    pieces = cut(numbered(1, 9), 2, 2, 2, 2)
+    give(ring, 0, *pieces[:2])
+    assert [chunk.rows for chunk in ring.save(tmp_path)] == [4]
+    for piece in pieces[2:4]:
+        ring.add(piece, continues=True)
+    assert [chunk.rows for chunk in ring.save(tmp_path)] == [4, 4]
+    ring.add(pieces[4], continues=True)
+    listed = ring.save(tmp_path)
+    assert [(chunk.rows, chunk.stream, chunk.continues) for chunk in listed] == [(4, 0, False), (4, 0, True), (2, 0, True)]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_long_episode_in_pieces_is_evicted_piece_by_piece() -> None:
+    """An episode that never ends must not fill the ring as one chunk, which could not go before its end."""
+    ring = make(capacity=20)
+    for number in range(40):
+        piece = Episode(*(part[number : number + 1] for part in numbered(0, 39)))
+        ring.add(piece, continues=number > 0)
+        assert min(number + 1, 10) <= len(ring) <= 20
+        assert rows_of(ring, 0)[-1] == number
+        check_streams(ring, ring.sample(np.random.default_rng(number), 20, 5))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_streams_evictions_saves_and_loads_drawn_at_random(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    ring = make(capacity=75, streams=3)
+    number, waiting = 0, [[], [], []]
+    began = [False] * 3
+    for _ in range(80):
+        stream = int(rng.integers(3))
+        if not waiting[stream]:
+            rows = int(rng.integers(2, 20))
+            number += 1
+            sizes = rng.multinomial(rows, [0.25] * 4)
+            waiting[stream] = [piece for piece in cut(numbered(number, rows - 1), *sizes[:-1]) if len(piece.reward)]
+            began[stream] = True
+        before = len(ring), [piece for piece in ring.pieces if piece.stream == stream]
+        piece = waiting[stream].pop(0)
+        ring.add(piece, stream, continues=not began[stream])
+        began[stream] = False
+        gone = [old for old in before[1] if old not in ring.pieces]
+        assert gone == before[1][: len(gone)]  # the oldest ones
+        check_streams(ring, ring.sample(rng, 20, int(rng.integers(2, 9))))
+        if rng.random() < 0.2:
+            copy = make(capacity=75, streams=3)
+            copy.load(tmp_path, ring.save(tmp_path))
+            assert copy.digest() == ring.digest() and chunks(copy) == chunks(ring)
+            one, other = (r.sample(np.random.default_rng(1), 40, 7) for r in (ring, copy))
+            assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+            if rng.random() < 0.5:
+                ring = copy  # it goes on from there
+
+
+def test_a_piece_that_can_never_fit_its_stream_is_refused_and_nothing_is_lost() -> None:
+    ring = make(capacity=20, streams=2)
+    ring.add(numbered(0, 4), stream=1)
+    with pytest.raises(ValueError, match=r"11 rows does not fit: replay\.capacity is 10 rows for each environment; raise"):
+        ring.add(numbered(1, 10), stream=1)
+    assert len(ring) == 5 and len(ring.pieces) == 1
+
+
+def test_a_piece_after_a_damaged_one_does_not_go_on_from_the_one_before_it(tmp_path: Path) -> None:
+    ring = make()
+    for number, piece in enumerate(cut(numbered(1, 8), 3, 3)):
+        ring.add(piece, continues=number > 0)
+        listed = ring.save(tmp_path)  # each in a chunk of its own
+    (tmp_path / f"{listed[1].digest}.npz").write_bytes(b"")
+    rest, again = make(), make()
+    rest.load(tmp_path, listed, lambda _: None)
+    again.load(tmp_path, rest.save(tmp_path))  # and it stays so
+    for loaded in (rest, again):
+        assert rows_of(loaded, 0) == [100, 101, 102, 106, 107, 108]
+        batch = loaded.sample(np.random.default_rng(0), 100, 6)
+        assert {*batch.reward[batch.first].long().tolist()} == {100, 106}
 
 
 # ---- digests ----
@@ -162,7 +337,7 @@ def test_an_episode_that_waits_to_be_saved_is_not_held_twice(tmp_path: Path) -> 
     ring.add(episode)
     alive = weakref.ref(episode.image)
     del episode
-    assert alive() is None and ring.unsaved
+    assert alive() is None and unsaved(ring) == 1
     (chunk,) = ring.save(tmp_path)
     assert read_chunk(tmp_path / f"{chunk.digest}.npz", chunk, SPEC).digest() == numbered(3, 5).digest()
 
@@ -172,7 +347,7 @@ def test_what_is_kept_is_what_has_the_digest(tmp_path: Path) -> None:
     ring, episode = make(), numbered(3, 5)
     ring.add(episode._replace(reward=episode.reward.astype(np.float64), action=np.asfortranarray(episode.action)))
     make().load(tmp_path, ring.save(tmp_path))
-    assert ring.chunks[0].digest == episode.digest()
+    assert chunks(ring)[0].digest == episode.digest()
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
@@ -184,10 +359,10 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     listed = ring.save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
     copy.load(tmp_path, listed)
-    assert copy.digest() == ring.digest() and list(copy.chunks) == list(ring.chunks) == listed
-    assert not copy.unsaved
+    assert copy.digest() == ring.digest() and chunks(copy) == chunks(ring) == listed
+    assert not unsaved(copy) and not unsaved(ring)
     one, other = (r.sample(np.random.default_rng(1)) for r in (ring, copy))
-    assert all(torch.equal(a, b) for a, b in zip(one, other))
+    assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5]))
     for chunk in listed:
         assert read_chunk(tmp_path / f"{chunk.digest}.npz", chunk, SPEC).digest() == chunk.digest
 
@@ -321,17 +496,17 @@ def test_damaged_chunks_are_left_out_only_when_asked(tmp_path: Path) -> None:
     told: list[str] = []
     rest = make()
     rest.load(tmp_path, listed, told.append)
-    assert list(rest.chunks) == [listed[0], listed[2]]
+    assert chunks(rest) == [listed[0], listed[2]]
     assert len(told) == 1 and "left out" in told[0] and listed[1].digest in told[0]
 
 
 def test_a_sequence_longer_than_the_ring_is_refused() -> None:
-    with pytest.raises(ValueError, match="length is 6 but capacity only 5 rows: raise capacity"):
+    with pytest.raises(ValueError, match="batch_length is 6 but capacity only 5 rows: raise capacity"):
         make(capacity=5)
 
 
 def test_unrounded_rewards_survive(tmp_path: Path) -> None:
-    ring = Replay(Config(batch=4, length=4, capacity=9), tiny.SPEC)
+    ring = Replay(settings(9, 4, 4), tiny.SPEC)
     episode = tiny.episode(8)
     ring.add(episode)
     (chunk,) = ring.save(tmp_path)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import runs
 
-import train
-from worldmodel import checkpoint
-from worldmodel.base import Spec
-from worldmodel.config import ConfigError
-from worldmodel.replay import Config, Replay
-from worldmodel.run import Run
+from training import checkpoint
+from training.loop import loop, open_trainer
+from training.run import Run
+from worldmodel.base import ConfigError
+from worldmodel.replay.buffer import Replay, ReplayConfig
 
 SAME = ("learn/", "collect/", "count/env_steps", "count/agent_steps", "count/episodes", "count/updates")
 
@@ -25,9 +24,9 @@ def state(run: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def no_overlap(run: Path) -> None:
     """Curves go forwards, and no metric stands twice at a step."""
-    steps = [row["step"] for row in Run.read(run).history()]
+    steps = [row["step"] for row in Run.read(run).metrics.history()]
     assert steps == sorted(steps)
-    points = [(row["step"], row["updates"], name) for row in Run.read(run).history() for name in row if "/" in name]
+    points = [(row["step"], row["updates"], name) for row in Run.read(run).metrics.history() for name in row if "/" in name]
     assert len(points) == len(set(points))
 
 
@@ -43,9 +42,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("count", [1, 2])
 def test_twice_n_steps_are_n_and_n_more(tmp_path: Path, seed: int, count: int) -> None:
-    words = (f"seed={seed}", f"env.count={count}", "train.eval_every=100", "train.save_every=100")
+    words = (f"seed={seed}", f"env.num_envs={count}", "train.eval_every=100", "train.save_every=100")
     assert runs.go(tmp_path / "a", *words) == 0
-    assert runs.go(tmp_path / "b", *words, "train.steps=30") == 0
+    assert runs.go(tmp_path / "b", *words, "train.env_steps=30") == 0
     assert runs.digests(tmp_path / "b" / "r")["env_steps"] == 30
     assert runs.go(tmp_path / "b", *words) == 0
     assert state(tmp_path / "b" / "r") == state(tmp_path / "a" / "r")
@@ -54,9 +53,9 @@ def test_twice_n_steps_are_n_and_n_more(tmp_path: Path, seed: int, count: int) -
 
 @pytest.mark.slow
 def test_so_it_is_with_environments_in_workers(tmp_path: Path) -> None:
-    words = ("env.count=2", "env.workers=true")
-    assert runs.go(tmp_path / "a", "env.count=2") == 0
-    assert runs.go(tmp_path / "b", *words, "train.steps=30") == 0
+    words = ("env.num_envs=2", "env.processes=true")
+    assert runs.go(tmp_path / "a", "env.num_envs=2") == 0
+    assert runs.go(tmp_path / "b", *words, "train.env_steps=30") == 0
     assert runs.go(tmp_path / "b", *words) == 0
     assert state(tmp_path / "b" / "r") == state(tmp_path / "a" / "r")
 
@@ -84,7 +83,7 @@ def test_stopped_at_every_turn_it_ends_the_same(tmp_path: Path, whole: Path) -> 
     assert runs.logged(tmp_path / "r", "dream/") == runs.logged(whole, "dream/")
 
 
-# Questions: 1-5 and 6-10 the seed episodes, 11-12 learning, 13-17 an episode, 18-19 learning, ..., the last 5
+# Questions: 1-5 and 6-10 the prefill, 11-12 learning, 13-17 an episode, 18-19 learning, ..., the last 5
 # evaluating
 @pytest.mark.parametrize("question", [1, 12, 15, 30])
 def test_stopped_once_it_ends_the_same(tmp_path: Path, whole: Path, question: int) -> None:
@@ -113,7 +112,7 @@ def test_stopped_in_the_last_evaluation_it_is_made_up_for(tmp_path: Path, whole:
 @pytest.mark.slow
 def test_a_process_goes_on_where_another_one_stopped(tmp_path: Path, whole: Path) -> None:
     for steps in (30, 60):
-        process = runs.process(f"train.steps={steps}", folder=tmp_path)
+        process = runs.process(f"train.env_steps={steps}", folder=tmp_path)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert ("resumed from step-00000030" in out) == (steps == 60)
@@ -147,8 +146,7 @@ def test_a_finished_run_ends_at_once(tmp_path: Path, whole: Path, capsys: pytest
 
 def test_more_steps_may_be_asked_for_without_repeating_the_rest(tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "r")
-    raw, checked = runs.composed(f"runs={tmp_path}", "run=r", "train.steps=70")  # not even exp=
-    train.run(raw, checked, runs.SignalHandler())
+    assert runs.go(tmp_path, "train.env_steps=70", recipe=[]) == 0  # not even exp=
     assert runs.digests(tmp_path / "r")["env_steps"] == 70
     assert Run.read(tmp_path / "r").config["model"]["deter"] == 8
 
@@ -157,19 +155,20 @@ def test_another_config_is_refused_naming_the_keys(tmp_path: Path, whole: Path) 
     shutil.copytree(whole, tmp_path / "r")
     for words in (["exp=smoke", *runs.TINY], []):
         with pytest.raises(ConfigError) as caught:
-            runs.composed(*words, "run=r", f"runs={tmp_path}", "seed=5", "actor.noise=0.1", "train.steps=70")
+            runs.composed(*words, "run=r", f"runs={tmp_path}", "seed=5", "actor.exploration_noise=0.1", "train.env_steps=70")
         first, second, hint = caught.value.lines
         assert first == "seed: the run has 0, you ask for 5"
-        assert second == "actor.noise: the run has 0.3, you ask for 0.1"
+        assert second == "actor.exploration_noise: the run has 0.3, you ask for 0.1"
         assert "run=" in hint
 
 
 def test_a_renamed_or_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
-    for number, words in enumerate(([], [*runs.TINY, "train.steps=70"])):
+    for number, words in enumerate(([], [*runs.TINY, "train.env_steps=70"])):
         folder = tmp_path / f"else where {number}"
         shutil.copytree(whole, folder / "other")
-        raw, checked = runs.composed(*words, "run=other", f"runs={folder}", "train.steps=70")
-        train.run(raw, checked, runs.SignalHandler())
+        trainer = open_trainer(runs.composed(*words, "run=other", f"runs={folder}", "train.env_steps=70"), lambda: False)
+        loop(trainer)
+        trainer.close()
         assert runs.digests(folder / "other")["env_steps"] == 70
         assert [path.name for path in folder.iterdir()] == ["other"]
 
@@ -204,16 +203,16 @@ def test_when_every_checkpoint_is_damaged_nothing_is_overwritten(
     assert [path for path in before if not path.exists()] == []
 
 
-def test_a_damaged_chunk_needs_salvage(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_chunk_needs_skip_damaged(tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(whole, tmp_path / "r")
     oldest = checkpoint.verify(whole / "checkpoints" / checkpoint.names(whole / "checkpoints")[0]).chunks[0]
     os.truncate(tmp_path / "r" / "replay" / f"{oldest.digest}.npz", 50)
-    assert runs.go(tmp_path, "train.steps=70") == 1
+    assert runs.go(tmp_path, "train.env_steps=70") == 1
     err = capsys.readouterr().err
-    assert oldest.digest in err and "python train.py run=r skip_damaged=true" in err
-    assert runs.go(tmp_path, "train.steps=70", "skip_damaged=true") == 0
+    assert oldest.digest in err and f"python train.py run=r runs={tmp_path} skip_damaged=true" in err
+    assert runs.go(tmp_path, "train.env_steps=70", "skip_damaged=true") == 0
     assert f"left out: replay chunk {oldest.digest}" in capsys.readouterr().out
-    assert runs.go(tmp_path, "train.steps=75") == 0  # it is needed once
+    assert runs.go(tmp_path, "train.env_steps=75") == 0  # it is needed once
     assert runs.digests(tmp_path / "r")["env_steps"] == 75
 
 
@@ -229,7 +228,8 @@ def test_a_damaged_chunk_of_the_newest_checkpoint_is_made_again(
     assert f"resumed from {older.folder.name}" in capsys.readouterr().out
     assert state(tmp_path / "r") == state(whole)
     found = Run.read(tmp_path / "r")
-    Replay(Config(batch=2, length=4, capacity=1000), Spec(*found.spec)).load(found.replay, found.newest().chunks)
+    config = ReplayConfig(batch_size=2, batch_length=4, capacity=1000, storage="memory", memory_gb=None)
+    Replay(config, found.spec).load(found.replay, found.newest().chunks)
 
 
 # ---- two at once ----
@@ -240,16 +240,16 @@ def test_a_second_trainer_refuses_naming_the_first(
 ) -> None:
     shutil.copytree(whole, tmp_path / "r")
     first = Run.read(tmp_path / "r").lock()
-    assert runs.go(tmp_path, "train.steps=70") == 1
+    assert runs.go(tmp_path, "train.env_steps=70") == 1
     assert f"is being trained by process {os.getpid()} on " in capsys.readouterr().err
     assert runs.digests(tmp_path / "r") == runs.digests(whole)
     first.close()  # as the system does for a process that was killed
-    assert runs.go(tmp_path, "train.steps=70") == 0
+    assert runs.go(tmp_path, "train.env_steps=70") == 0
 
 
 def test_there_is_room_for_episodes_that_end_at_once(tmp_path: Path) -> None:
     """However short the episodes turn out, two rows a decision at the most, nothing is evicted below the capacity."""
-    raw, checked = runs.composed(*runs.TINY, "run=r", f"runs={tmp_path}")
-    training = train.Training(raw, checked, tmp_path / "r", runs.SignalHandler())
-    assert training.replay.capacity >= 2 * checked["train"].steps
-    training.close()
+    config = runs.composed(*runs.TINY, "run=r", f"runs={tmp_path}")
+    trainer = open_trainer(config, runs.SignalHandler())
+    assert trainer.replay.capacity >= 2 * config.train.env_steps
+    trainer.close()

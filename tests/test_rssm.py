@@ -11,10 +11,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from agents.imagination import score
-from worldmodel import latents, rssm
-from worldmodel.base import Batch, Spec, tree_map, flatten
-from worldmodel.networks import GRUCell
+from agents.imagination import evaluate_actions
+from worldmodel.base import Batch, Spec, merge_time, tree_map
+from worldmodel.models import rssm
+from worldmodel.networks import gaussian
+from worldmodel.networks.recurrent import GRUCell
 
 
 def count(*parts: nn.Module) -> int:
@@ -22,10 +23,10 @@ def count(*parts: nn.Module) -> int:
 
 
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "sample", lambda mean, std, temperature=1: mean)
+    monkeypatch.setattr(gaussian, "sample", lambda mean, std, temperature=1: mean)
 
 
-def lookless(monkeypatch: pytest.MonkeyPatch, model: rssm.RSSM) -> None:
+def forbid_looking(monkeypatch: pytest.MonkeyPatch, model: rssm.RSSM) -> None:
     """From here on, whoever looks at an image fails."""
 
     def look(*_: Any) -> Tensor:
@@ -44,7 +45,7 @@ def walk(model: rssm.RSSM, batch: Batch, rows: Sequence[int] | None = None) -> r
 
 
 def cut(batch: Batch, *, b: Any = slice(None), t: Any = slice(None)) -> Batch:
-    return Batch(*(part[b][:, t] for part in batch))
+    return tree_map(lambda a: a[b][:, t], batch)
 
 
 # ---- size and formulas ----
@@ -54,7 +55,7 @@ def test_planets_parameters_are_counted() -> None:
     model = rssm.build(rssm.Config(**tiny.PLANET), Spec((3, 64, 64), 6, False))
     assert count(model) == 5_293_220
     assert count(model.encoder) == 690_144
-    assert count(model.enter, model.gru, model.prior) == 300_260
+    assert count(model.input_proj, model.gru, model.prior) == 300_260
     assert count(model.posterior_belief, model.posterior_image, model.posterior) == 257_060
     assert count(model.decoder) == 3_795_555
     assert count(model.reward_head) == 250_201
@@ -95,18 +96,20 @@ def test_gru_resets_before_the_matrix_and_keeps_with_the_update_gate() -> None:
 def test_the_standard_deviation_is_softplus_and_its_floor() -> None:
     model = tiny.model(min_std=0.1)
     raw = torch.linspace(-30, 5, 16).view(1, -1)
-    state = model.latent(torch.zeros(1, 32), raw, temperature=0)
+    state = model.make_state(torch.zeros(1, 32), raw, temperature=0)
     torch.testing.assert_close(state.mean, raw[:, :8])
     torch.testing.assert_close(state.std, (1 + raw[:, 8:].exp()).log() + 0.1)
-    assert model.latent(torch.zeros(1, 32), torch.full((1, 16), -50.0), temperature=0).std.min() == pytest.approx(0.1)
+    assert model.make_state(torch.zeros(1, 32), torch.full((1, 16), -50.0), temperature=0).std.min() == pytest.approx(
+        0.1
+    )
 
 
 def test_five_bits_are_floored_then_dequantised() -> None:
     pixels = torch.tensor([0, 7, 8, 127, 128, 255], dtype=torch.uint8).view(1, 1, 2, 3)
     wanted = torch.tensor([-0.5, -0.5, -0.46875, -0.03125, 0, 0.46875])
-    model = tiny.model(bits=5, dequantise=False)
+    model = tiny.model(bit_depth=5, dequantise=False)
     assert torch.equal(model.preprocess(pixels).flatten(), wanted)
-    noisy = tiny.model(bits=5, dequantise=True)
+    noisy = tiny.model(bit_depth=5, dequantise=True)
     drawn = torch.stack([noisy.preprocess(pixels).flatten() for _ in range(2000)]) - wanted
     assert drawn.min() >= 0 and drawn.max() <= 1 / 32 + 1e-6  # rounding only
     assert (drawn.mean(0) - 1 / 64).abs().max() < 0.001
@@ -115,12 +118,12 @@ def test_five_bits_are_floored_then_dequantised() -> None:
 
 def test_eight_bits_without_noise_are_the_image() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    got = tiny.model(bits=8, dequantise=False).preprocess(pixels)
+    got = tiny.model(bit_depth=8, dequantise=False).preprocess(pixels)
     assert torch.equal(got.flatten(), torch.arange(256) / 256 - 0.5)
 
 
 def test_images_are_dequantised_when_acting_too() -> None:
-    model, data = tiny.model(bits=5, dequantise=True), tiny.batch()
+    model, data = tiny.model(bit_depth=5, dequantise=True), tiny.batch()
     torch.manual_seed(1)
     one = walk(model, data).mean[:, 0]
     torch.manual_seed(2)
@@ -143,7 +146,7 @@ def test_losses_are_summed_over_pixels_and_latents_and_averaged_over_rows() -> N
             seen = data.image[b, t].double() / 256 - 0.5
             image += 0.5 * (seen - model.decoder(model.features(state))[0].double()).square().sum().item() / 18
             reward += 0.5 * (data.reward[b, t] - model.reward(state)[0]).square().item() / 18
-            prior = model.latent(state.deter, model.prior(state.deter), temperature=0)
+            prior = model.make_state(state.deter, model.prior(state.deter), temperature=0)
             for q, s, p, o in zip(*(a[0].tolist() for a in (state.mean, state.std, prior.mean, prior.std))):
                 divergence += (math.log(o / s) + (s**2 + (q - p) ** 2) / (2 * o**2) - 0.5) / 18
     assert metrics["loss_image"].item() == pytest.approx(image, rel=1e-5)
@@ -171,8 +174,8 @@ def test_free_nats_are_taken_from_every_row_after_summing() -> None:
         model = tiny.model(free_nats=free)
         torch.manual_seed(1)
         _, states, seen[free] = model.loss(data)
-        prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
-        rows = latents.kl(*(a.flatten(0, 1) for a in (states.mean, states.std)), prior.mean, prior.std)
+        prior = model.make_state(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
+        rows = gaussian.kl(*(a.flatten(0, 1) for a in (states.mean, states.std)), prior.mean, prior.std)
         assert rows.min() < 1.0 < rows.max()  # or the numbers below could not tell
         assert seen[free]["loss_kl"].item() == pytest.approx((rows - free).clamp(min=0).mean().item(), rel=1e-5)
     assert seen[0.0]["kl"] == seen[1.0]["kl"]  # what is reported is the KL itself
@@ -185,8 +188,8 @@ def test_rewards_are_scaled_inside_only() -> None:
     torch.manual_seed(1)
     loss, _, metrics = scaled.loss(data._replace(reward=data.reward * 32))
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
-    torch.testing.assert_close(scaled.reward(flatten(states)), 32 * model.reward(flatten(states)))
-    error = (32 * data.reward.flatten() - scaled.reward(flatten(states))).abs().mean()
+    torch.testing.assert_close(scaled.reward(merge_time(states)), 32 * model.reward(merge_time(states)))
+    error = (32 * data.reward.flatten() - scaled.reward(merge_time(states))).abs().mean()
     assert metrics["reward_error"].item() == pytest.approx(error.item(), rel=1e-5)
 
 
@@ -209,12 +212,12 @@ def test_continuing_is_learned_as_one_minus_terminal() -> None:
     model = tiny.model(continue_weight=2.0)
     torch.manual_seed(1)
     _, states, metrics = model.loss(data)
-    goes_on = model.continues(flatten(states))
+    goes_on = model.continues(merge_time(states))
     assert metrics["loss_continue"].item() == pytest.approx(-2 * (1 - goes_on).log().mean().item(), rel=1e-5)
     torch.manual_seed(1)
     _, _, metrics = model.loss(data._replace(terminal=~data.terminal))
     assert metrics["loss_continue"].item() == pytest.approx(-2 * goes_on.log().mean().item(), rel=1e-5)
-    assert tiny.model().continues(flatten(states)).tolist() == [1.0] * 18
+    assert tiny.model().continues(merge_time(states)).tolist() == [1.0] * 18
 
 
 def test_bf16_gives_nearly_the_same_loss() -> None:
@@ -269,8 +272,8 @@ def test_the_posterior_is_sampled_and_imagining_follows_the_prior() -> None:
     torch.manual_seed(1)
     state = walk(model, data, [0])
     assert not torch.equal(state.stoch, state.mean)
-    imagined = model.imagine(flatten(state), data.action[:, 1], temperature=0)
-    hidden = torch.relu(model.enter(torch.cat([state.stoch[:, 0], data.action[:, 1]], -1)))
+    imagined = model.imagine(merge_time(state), data.action[:, 1], temperature=0)
+    hidden = torch.relu(model.input_proj(torch.cat([state.stoch[:, 0], data.action[:, 1]], -1)))
     belief = model.gru(hidden, state.deter[:, 0])
     torch.testing.assert_close(imagined.deter, belief)
     torch.testing.assert_close(imagined.mean, model.prior(belief)[:, :8])
@@ -280,9 +283,9 @@ def test_the_posterior_is_sampled_and_imagining_follows_the_prior() -> None:
 
 def test_imagining_keeps_its_eyes_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model(continue_weight=1.0)
-    lookless(monkeypatch, model)
+    forbid_looking(monkeypatch, model)
     state = model.imagine(model.initial(2), torch.ones(2, 2))
-    assert score(model, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
+    assert evaluate_actions(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
     assert model.decode(state).shape == (2, 1, 16, 16)
 
 
@@ -313,7 +316,7 @@ def overshot(model: rssm.RSSM, states: rssm.State, data: Batch, distance: int) -
             for step in range(1, distance + 1):
                 here = model.imagine(here, data.action[b, t + step][None], temperature=0)
             there = states.mean[b, t + distance], states.std[b, t + distance]
-            total += max(0.0, latents.kl(*there, here.mean[0], here.std[0]).item() - model.config.free_nats)
+            total += max(0.0, gaussian.kl(*there, here.mean[0], here.std[0]).item() - model.config.free_nats)
             pairs += 1
     return total / pairs
 
@@ -333,9 +336,9 @@ def test_overshooting_by_one_step_is_the_plain_kl() -> None:
     torch.manual_seed(1)
     _, states, metrics = model.loss(data)
     after = torch.get_rng_state()
-    prior = model.latent(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
+    prior = model.make_state(states.deter.flatten(0, 1), model.prior(states.deter.flatten(0, 1)), temperature=0)
     prior = tree_map(lambda a: a.unflatten(0, (3, 6)), prior)
-    divergence = latents.kl(states.mean, states.std, prior.mean, prior.std)
+    divergence = gaussian.kl(states.mean, states.std, prior.mean, prior.std)
     assert torch.equal(model.overshoot(divergence, states, data), divergence.clamp(min=0).mean())
     assert metrics["loss_kl"].item() == pytest.approx(divergence.mean().item(), rel=1e-6)
     assert torch.equal(torch.get_rng_state(), after)  # nor does it cost random numbers
@@ -378,7 +381,7 @@ def test_either_path_alone_builds_learns_and_remembers_what_it_can(changes: Any)
     walked = walk(model, data)
     torch.manual_seed(1)
     torch.testing.assert_close(walked, model.loss(data)[1])
-    assert score(model, flatten(walked), torch.zeros(18, 2, 3, 2)).shape == (18, 2)
+    assert evaluate_actions(model, tiny.REWARD, merge_time(walked), torch.zeros(18, 2, 3, 2)).shape == (18, 2)
 
 
 def test_without_a_stochastic_path_imagining_is_learned_from_the_belief_before_the_look() -> None:
@@ -390,7 +393,7 @@ def test_without_a_stochastic_path_imagining_is_learned_from_the_belief_before_t
         state = tree_map(lambda a, t=t: a[:, t], states)
     image = data.image.flatten(0, 1) / 256 - 0.5
     errors = [
-        latents.unit_nll(image, model.decoder(model.features(flatten(read)))).sum((1, 2, 3)).mean()
+        gaussian.unit_nll(image, model.decoder(model.features(merge_time(read)))).sum((1, 2, 3)).mean()
         for read in (states, rssm.State(*(torch.stack(parts, 1) for parts in zip(*before))))
     ]
     assert metrics["loss_image"].item() == pytest.approx(sum(errors).item() / 2, rel=1e-5)
@@ -412,8 +415,8 @@ def test_images_of_any_size_are_decoded_to_that_size(image: tuple[int, int, int]
     model, data = tiny.model(spec), tiny.batch(1, 2, spec)
     loss, states, _ = model.loss(data)
     loss.backward()
-    assert model.decode(flatten(states)).shape == (2, *image)
-    assert model.config.fits(image[1:]) is None
+    assert model.decode(merge_time(states)).shape == (2, *image)
+    assert model.config.image_size_error(image[1:]) is None
 
 
 def test_planets_decoder_reaches_64_pixels_from_one_cell_and_crops_nothing() -> None:
@@ -422,7 +425,7 @@ def test_planets_decoder_reaches_64_pixels_from_one_cell_and_crops_nothing() -> 
 
 
 def test_images_too_small_for_the_encoder_are_refused() -> None:
-    assert "use fewer depths" in str(tiny.config().fits((9, 64)))
+    assert "use fewer depths" in str(tiny.config().image_size_error((9, 64)))
     with pytest.raises(ValueError, match="9x64 pixels are too small for 2 convolutions"):
         tiny.model(Spec((1, 9, 64), 2, False))
 
@@ -434,4 +437,4 @@ def test_decoded_images_are_intensities_of_the_environment() -> None:
     nn.init.zeros_(model.decoder.layers[-1].bias)
     _, states, metrics = model.loss(data._replace(image=torch.full_like(data.image, 128)))
     assert metrics["loss_image"] == 0
-    assert (model.decode(flatten(states)) == 0.5).all()
+    assert (model.decode(merge_time(states)) == 0.5).all()

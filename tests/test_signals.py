@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import runs
 
-from envs import dot
-from worldmodel import checkpoint, rssm
-from worldmodel.run import Run
+from envs.suites import dot
+from training import checkpoint
+from training.run import Run
+from worldmodel.models import rssm
 
 # The phases are made longer and announce themselves, so that a signal can be sent into each of them.
 SLOW = """
-import sys, time; from agents.agent import Agent; from agents import evaluation
-import agents.rollout
+import sys, time; from agents.agent import Agent; from training import evaluation
 def slowed(function, what, seconds):
     def slow(*args, **kwargs):
         print(what, flush=True); time.sleep(seconds); return function(*args, **kwargs)
@@ -35,7 +35,7 @@ def signalled(folder: Path, number: int, phase: str, rng: random.Random, *words:
     """Exit code, seconds from the signal to the end, and the last line, of a training that gets a signal in some
     phase.
     """
-    process = runs.process("train.steps=100000", *words, folder=folder, before=SLOW)
+    process = runs.process("train.env_steps=100000", *words, folder=folder, before=SLOW)
     assert process.stdout and process.stderr
     try:
         for line in process.stdout:
@@ -57,23 +57,23 @@ def signalled(folder: Path, number: int, phase: str, rng: random.Random, *words:
 def test_a_signal_ends_it_soon_with_everything_saved(tmp_path: Path, phase: str, number: int, code: int) -> None:
     rng = random.Random(f"{phase} {number}")
     ended, seconds, last = signalled(tmp_path, number, phase, rng)
-    assert (ended, last) == (code, "stopped and saved. To go on: python train.py run=r")
+    assert (ended, last) == (code, f"stopped and saved. To go on: python train.py run=r runs={tmp_path}")
     assert seconds < 10
     saved = runs.digests(tmp_path / "r")
-    history = Run.read(tmp_path / "r").history()
+    history = Run.read(tmp_path / "r").metrics.history()
     collected = max((row["step"] for row in history), default=0)
     assert saved["env_steps"] == collected  # nothing that was lived through is lost
     # It goes on from there: a few more episodes, and the end is the same as without any signal.
     steps = saved["env_steps"] + 15
-    assert runs.go(tmp_path, f"train.steps={steps}") == 0
-    assert runs.go(tmp_path / "whole", f"train.steps={steps}") == 0
+    assert runs.go(tmp_path, f"train.env_steps={steps}") == 0
+    assert runs.go(tmp_path / "whole", f"train.env_steps={steps}") == 0
     assert runs.digests(tmp_path / "r") == runs.digests(tmp_path / "whole" / "r")
     assert runs.logged(tmp_path / "r") == runs.logged(tmp_path / "whole" / "r")
 
 
 @pytest.mark.slow
 def test_signals_with_workers_leave_no_process(tmp_path: Path) -> None:
-    words = ("env.workers=true", "env.count=2")
+    words = ("env.processes=true", "env.num_envs=2")
     ended, seconds, last = signalled(tmp_path, signal.SIGTERM, "phase: act", random.Random(0), *words)
     assert (ended, last.split(".")[0]) == (143, "stopped and saved")
     assert seconds < 10
@@ -92,7 +92,7 @@ def cmdline(path: Path) -> bytes:
 
 @pytest.mark.slow
 def test_a_second_signal_does_not_spoil_the_save_and_a_third_ends_at_once(tmp_path: Path) -> None:
-    process = runs.process("train.steps=100000", folder=tmp_path, before=SLOW)
+    process = runs.process("train.env_steps=100000", folder=tmp_path, before=SLOW)
     assert process.stdout
     next(line for line in process.stdout if line.startswith("phase: learn"))
     process.send_signal(signal.SIGTERM)
@@ -155,7 +155,7 @@ def test_a_failing_environment_is_named_and_the_rest_is_saved(
 def test_a_loss_that_stays_infinite_ends_it_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert runs.go(tmp_path, "train.steps=30") == 0
+    assert runs.go(tmp_path, "train.env_steps=30") == 0
     good, loss = runs.digests(tmp_path / "r"), rssm.RSSM.loss
 
     def infinite(*words: Any) -> Any:
@@ -164,7 +164,7 @@ def test_a_loss_that_stays_infinite_ends_it_and_keeps_the_last_good_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(rssm.RSSM, "loss", infinite)
-        assert runs.go(tmp_path, "train.steps=80") == 1
+        assert runs.go(tmp_path, "train.env_steps=80") == 1
     assert "not finite in 10 updates in a row; the last good checkpoint is kept" in capsys.readouterr().err
     kept = runs.digests(tmp_path / "r")
     weights = [name for name in good if name.startswith("model/")]

@@ -225,8 +225,8 @@ class Worlds:
         return self.image.copy()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
-        reward = np.zeros(self.count, np.float32)
-        terminated, truncated = np.zeros(self.count, bool), np.zeros(self.count, bool)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for row, seed in enumerate(self.seed):
             if not self.live[row]:
                 continue

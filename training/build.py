@@ -11,6 +11,7 @@ from training.checkpoint import Checkpoint
 from training.components import find
 from training.config import Config
 from training.run import Run
+from training.threads import use_threads
 from worldmodel.base import Spec, WorldModel
 
 
@@ -40,6 +41,7 @@ def load_agent(
     plain = run.config | {"agent": {**run.config.get("agent", {}), "device": device}, "plugins": list(plugins)}
     checked = config.check(plain)
     agent = build_agent(checked, run.spec)
+    use_threads(checked.agent.threads, agent.size(), run.info.get("threads"))
     checkpoint = checkpoint or run.newest()
     agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
     agent.env = checked.env

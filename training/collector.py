@@ -41,6 +41,7 @@ class StepCollector:
         self.images = np.zeros(0, np.uint8)
         self.first = np.ones(envs.num_envs, bool)
         self.memory: Memory | None = None
+        self.agent: Agent | None = None  # whose memory it is
 
     def collect(
         self, agent: Agent, decisions: int, mode: Mode, stop: Callable[[], bool]
@@ -50,6 +51,8 @@ class StepCollector:
         """
         if not self.builders:
             self.begin(range(self.envs.num_envs))
+        if agent is not self.agent:  # another actor knows nothing of the one before
+            self.agent, self.memory, self.first[:] = agent, None, True
         rows: list[Rows] = []
         ended: list[EpisodeResult] = []
         seconds = Seconds(0.0, 0.0, 0.0)
@@ -101,8 +104,8 @@ class StepCollector:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The open episodes: numbers, and the actions so far; the agent's memory."""
-        leaves = pytree.tree_leaves(self.memory) if self.memory else []
-        tensors = {f"memory/{i:03d}": leaf for i, leaf in enumerate(leaves)} | {
+        leaves = pytree.tree_leaves(remembered(self.memory)) if self.memory else []
+        tensors = {f"memory/{i:03d}": leaf.clone() for i, leaf in enumerate(leaves)} | {
             f"actions/{row:03d}": torch.from_numpy(np.stack(builder.actions))
             for row, builder in enumerate(self.builders)
             if builder.actions
@@ -126,7 +129,7 @@ class StepCollector:
                    for row in range(len(numbers))]  # fmt: skip
         n = self.envs.num_envs
         fresh = agent.initial(n)
-        leaves, structure = pytree.tree_flatten(fresh)
+        leaves, structure = pytree.tree_flatten(remembered(fresh))
         stored = [tensors.get(f"memory/{i:03d}") for i in range(len(leaves))]
         fits = len(numbers) == n and all(
             old is not None and old.shape == leaf.shape for old, leaf in zip(stored, leaves, strict=True)
@@ -136,7 +139,7 @@ class StepCollector:
             self.begin(range(n))
             return False
         moved = [old.to(leaf) for old, leaf in zip(stored, leaves, strict=True) if old is not None]
-        self.memory = pytree.tree_unflatten(moved, structure)
+        self.agent, self.memory = agent, Memory(*pytree.tree_unflatten(moved, structure), fresh.info)
         return True
 
     def replayed(self, numbers: list[int], actions: list[np.ndarray], tensors: Mapping[str, Tensor]) -> bool:
@@ -160,6 +163,7 @@ class StepCollector:
             self.images, rewards, terminated, truncated, _ = self.envs.step(chosen)
             for row in live:
                 predicted = tensors[f"predicted/{row:03d}"][len(actions[row]) - longest + step]
+                self.builders[row].images = []  # they are in replay
                 self.builders[row].append(self.images[row], chosen[row], rewards[row], False, float(predicted))
             if any(terminated[row] or truncated[row] for row in live):
                 return False
@@ -170,5 +174,10 @@ class StepCollector:
                 self.builders[row] = EpisodeBuilder(self.images[row])
         for builder in self.builders:
             if builder.actions:
-                builder.images = []  # they are in replay
+                builder.images = []
         return all(np.array_equal(tensors[f"image/{row:03d}"].numpy(), self.images[row]) for row in range(len(numbers)))
+
+
+def remembered(memory: Memory) -> tuple[Any, Tensor, Any]:
+    """What leads on to the next decision; not what was told about the last one."""
+    return memory.state, memory.action, memory.carry

@@ -27,7 +27,8 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.progress.stop()
+        if console.is_terminal:
+            self.progress.stop()
 
     def update(self, done: int, total: int, **newest: str) -> None:
         self.newest |= newest

@@ -57,7 +57,9 @@ class Run:
         return (folder / "run.json").exists()
 
     @staticmethod
-    def create(folder: Path, config: dict[str, Any], spec: Spec, device: str, initial_rows: int = 0) -> "Run":
+    def create(
+        folder: Path, config: dict[str, Any], spec: Spec, device: str, initial_rows: int = 0, threads: int | None = None
+    ) -> "Run":
         """A new run, locked; initial_rows are in replay at its start. run.json is written last: only with it is it a
         run. Errors: RunError, if another process is at it.
         """
@@ -68,6 +70,7 @@ class Run:
             "initial_rows": initial_rows,
             "plugins": config["plugins"],
             "device": device,
+            "threads": threads,
             "commit": commit(),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},

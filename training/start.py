@@ -18,6 +18,7 @@ from training.initial_data import InitialData
 from training.progress import console
 from training.run import Run, RunError
 from training.schedule import Counters
+from training.threads import use_threads
 from training.trainer import Trainer
 from worldmodel.base import Spec
 from worldmodel.replay import recorded, storage
@@ -46,7 +47,8 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
                 "some, or choose the environment that they came from, env=..."
             )
         replay = build_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
-        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths))
+        threads = use_threads(config.agent.threads, agent.size())
+        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         run.metrics.rewind(0, -1, -1)
         if initial:
@@ -68,6 +70,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         if vector and spec_of(vector) != run.spec:
             raise ValueError(f"the environment is {spec_of(vector)} now; the run was trained on {run.spec}")
         agent, explorer = build_agents(config, run.spec)
+        use_threads(config.agent.threads, agent.size(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
         replay = build_replay(config, run.spec, vector, rows, 0, agent)

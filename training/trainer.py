@@ -82,13 +82,17 @@ class Trainer:
 
     # ---- collecting ----
 
+    def acting(self) -> Agent:
+        """Who collects now."""
+        return self.agent if self.schedule.prefilled else self.explorer
+
     def collect(self) -> None:
         """A round's worth of experience: whole episodes, all or nothing, so that a resumed run repeats an interrupted
         one exactly; or steps.
         """
         assert self.envs is not None
         counters = self.counters
-        agent = self.agent if self.schedule.prefilled else self.explorer
+        agent = self.acting()
         decisions = counters.agent_steps
         if self.collector:
             results, seconds = self.collect_steps(agent)
@@ -112,8 +116,9 @@ class Trainer:
     def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Any]:
         """Steps in every environment, up to the next round or the end of the prefill."""
         assert self.envs is not None and self.collector is not None
-        config, done = self.config, self.counters.env_steps
-        wanted = config.prefill - done if done < config.prefill else config.collect.per_round
+        config, over = self.config, self.counters.env_steps - self.config.prefill
+        per_round = config.collect.per_round
+        wanted = -over if over < 0 else per_round - over % per_round  # also after an interruption amid a round
         decisions = max(1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs)))
         rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
         for stream, episode, continues in rows:
@@ -248,7 +253,8 @@ class Trainer:
         self.run.metrics.rewind(state["metrics_bytes"], self.counters.env_steps, self.counters.updates)
         if self.collector and "collector" in state:
             tensors = checkpoint.tensors("collector")
-            if not self.collector.restore(state["collector"], tensors, self.agent):
+            explored = self.counters.agent_steps == self.counters.prefill_agent_steps  # whose memory it is
+            if not self.collector.restore(state["collector"], tensors, self.explorer if explored else self.agent):
                 console.print("the environments do not repeat themselves: the episodes under way are begun anew")
 
     def log(self, values: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""What actor-critics share: paths that a policy dreams, networks that follow others, and how they act."""
+"""What actor-critics share: imagined trajectories, target networks, and how an action is chosen."""
 
 import contextlib
 import copy
@@ -13,7 +13,7 @@ from worldmodel.base import State, WorldModel, merge_time, tree_stack
 from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal
 
 Policy: TypeAlias = TanhNormal | TruncatedNormal | BoundedNormal | OneHotCategorical
-Deed: TypeAlias = Literal["mode", "sample"]
+EvaluateWith: TypeAlias = Literal["mode", "sample"]
 
 
 class Trajectory(NamedTuple):
@@ -68,10 +68,10 @@ def target_network(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False)
 
 
-def follow(target: nn.Module, network: nn.Module, share: float) -> None:
-    """target = (1 - share) target + share network."""
+def ema_update(target: nn.Module, network: nn.Module, rate: float) -> None:
+    """target = (1 - rate) target + rate network."""
     for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
-        slow.lerp_(fast, share)
+        slow.lerp_(fast, rate)
 
 
 def copy_where(due: Tensor, target: nn.Module, network: nn.Module) -> None:
@@ -83,7 +83,7 @@ def copy_where(due: Tensor, target: nn.Module, network: nn.Module) -> None:
 # ---- acting ----
 
 
-def act_by(policy: Policy, mode: Mode, evaluate_with: Deed, generator: torch.Generator | None) -> Tensor:
+def choose_action(policy: Policy, mode: Mode, evaluate_with: EvaluateWith, generator: torch.Generator | None) -> Tensor:
     """The action (N, A): drawn to explore, and to evaluate drawn, too, or the mode."""
     draw = mode == "explore" or evaluate_with == "sample"
     return policy.sample(generator) if draw else policy.mode(generator)

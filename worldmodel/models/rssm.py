@@ -188,7 +188,7 @@ class RSSM(WorldModel):
             prior = self.make_state(belief := torch.stack(beliefs, 1).flatten(0, 1), self.prior(belief), 0)
             prior = tree_map(lambda a: a.unflatten(0, (-1, length)), prior)
             divergence = gaussian.kl(states.mean, states.std, prior.mean, prior.std)  # (B, T)
-            losses["kl"] = self.config.kl_weight * self.overshoot(divergence, states, batch)
+            losses["kl"] = self.config.kl_weight * self.kl_loss(divergence, states, batch)
             metrics |= {
                 "kl": divergence.mean(),
                 "entropy_prior": gaussian.entropy(prior.std).mean(),
@@ -218,26 +218,29 @@ class RSSM(WorldModel):
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, alive)
         return losses, {"reward_error": (reward - target).abs().mean() * config.reward_divisor}
 
-    def overshoot(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
-        """(1/D) sum over d of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7); D = 1 is the
-        plain KL.
-
-        For d > 1 the posterior's gradient is stopped (trap 11), and pairs with an episode's start between them do not
-        count.
+    def kl_loss(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
+        """(1/D) sum over d = 1..D of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7). D = 1 is
+        the plain KL; in sequences that are shorter D is the largest distance that they have.
         """
-        total = F.relu(divergence - self.config.free_nats).mean()
+        distances = max(1, min(self.config.overshooting, batch.first.shape[1] - 1))
+        plain = F.relu(divergence - self.config.free_nats).mean()
+        return plain if distances == 1 else sum(self.overshooting(states, batch, distances), plain) / distances
+
+    def overshooting(self, states: State, batch: Batch, distances: int) -> list[Tensor]:
+        """max(0, KL_d - free nats) for d = 2..D. The posterior's gradient is stopped (trap 11), and pairs
+        with an episode's start between them do not count.
+        """
+        losses = []
         ahead, whole = states, torch.ones_like(batch.first)
-        for d in range(1, min(self.config.overshooting, batch.first.shape[1] - 1) + 1):
-            if self.config.overshooting == 1:
-                break
+        for d in range(1, distances + 1):
             rows = whole.shape[1] - 1  # start rows that still have a target d steps later
             flat = merge_time(tree_map(lambda a, rows=rows: a[:, :rows], ahead))
             # The plain method: a compiled one would be compiled anew for every distance.
             step = RSSM.imagine(self, flat, batch.action[:, d:].flatten(0, 1))
-            ahead = tree_map(lambda a, rows=rows: a.unflatten(0, (-1, rows)), step)
+            ahead = split_time(step, rows)
             whole = whole[:, :rows] & ~batch.first[:, d:]
             if d > 1:
                 posterior = tree_map(lambda a, d=d: a[:, d:].detach(), states)
                 apart = gaussian.kl(posterior.mean, posterior.std, ahead.mean, ahead.std)
-                total = total + (F.relu(apart - self.config.free_nats) * whole).sum() / whole.sum().clamp(min=1)
-        return total / self.config.overshooting
+                losses.append((F.relu(apart - self.config.free_nats) * whole).sum() / whole.sum().clamp(min=1))
+        return losses

@@ -30,6 +30,17 @@ def glorot(module: Module) -> Module:
     return module
 
 
+def glorot_each(layer: nn.Linear, heads: int) -> nn.Linear:
+    """Initialise a dense layer that stands for several, which read the same and whose outputs follow each other, as if
+    each were one of its own: its fan is what it has itself.
+    """
+    with torch.no_grad():
+        for weight in layer.weight.chunk(heads):
+            nn.init.xavier_uniform_(weight)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 Packed: TypeAlias = dict[tuple[nn.Linear, torch.dtype], tuple[Tensor, Tensor | None]]  # weight and bias
 
 

@@ -171,14 +171,21 @@ class Replay:
         return [piece.chunk for piece in self.pieces]
 
     def load(self, folder: Path, chunks: Sequence[Chunk], skip: Callable[[str], Any] | None = None) -> None:
-        """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`."""
+        """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`; what
+        continues one of these begins anew.
+        """
+        torn: set[int] = set()  # streams whose last chunk is left out
         for chunk in chunks:
             try:
+                if chunk.stream >= self.streams:
+                    raise DamagedChunk(f"replay chunk {chunk.digest}.npz is of stream {chunk.stream}: there are {self.streams}")
                 episode = read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec)
             except DamagedChunk as error:
                 if skip is None:
                     raise
                 skip(f"left out: {error}")
+                torn.add(chunk.stream)
                 continue
-            self.add(episode, chunk.stream, chunk.continues)
+            self.add(episode, chunk.stream, chunk.continues and chunk.stream not in torn)
+            torn.discard(chunk.stream)
             self.pieces[-1].digest = chunk.digest

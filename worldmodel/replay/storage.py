@@ -178,12 +178,7 @@ class Budget(NamedTuple):
 
 
 def plan(
-    wanted: Kind | Literal["auto"],
-    memory_gb: float | None,
-    spec: Spec,
-    rows: int,
-    device: torch.device,
-    folder: Path,
+    wanted: Kind | Literal["auto"], memory_gb: float | None, spec: Spec, rows: int, device: torch.device, folder: Path
 ) -> StoragePlan:
     """Where `rows` rows will lie. auto: on the agent's GPU, else in main memory, else in a file in `folder`. Errors:
     MemoryError, if they do not fit where they should, or anywhere.
@@ -227,9 +222,8 @@ def disk_budget(folder: Path) -> Budget:
     """folder: need not be there yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    return Budget(
-        max(0, free - RESERVE), f"{gigabytes(free)} of disk are free, of which {gigabytes(RESERVE)} stay reserved"
-    )
+    why = f"{gigabytes(free)} of disk are free, of which {gigabytes(RESERVE)} stay reserved"
+    return Budget(max(0, free - RESERVE), why)
 
 
 def gpu_budget(device: torch.device, sparing: bool) -> Budget:
@@ -237,10 +231,8 @@ def gpu_budget(device: torch.device, sparing: bool) -> Budget:
     free, _ = torch.cuda.mem_get_info(device)
     if sparing:
         return Budget(free // 2, f"{gigabytes(free)} of the GPU's memory are free, of which replay takes at most half")
-    return Budget(
-        max(0, free - RESERVE),
-        f"{gigabytes(free)} of the GPU's memory are free, of which {gigabytes(RESERVE)} stay reserved",
-    )
+    why = f"{gigabytes(free)} of the GPU's memory are free, of which {gigabytes(RESERVE)} stay reserved"
+    return Budget(max(0, free - RESERVE), why)
 
 
 def available_memory() -> int:
