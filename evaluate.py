@@ -1,10 +1,11 @@
 """Evaluate a trained run:  python evaluate.py runs/cartpole1 --episodes 20 --seed 0 --video
 
 Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes into the run's folder:
-evaluation.json and, with --video, videos of what happened beside what the agent dreams; with --compare a table of
+evaluation.json and, with --video, videos of episodes and of open-loop predictions; with --compare a table of
 several actors on the same trained model (comparison.json); with --temperatures the returns of controllers that were
 evolved in dreams of these temperatures, in the dream and in the environment (temperatures.json, temperatures.png).
-Planners can be changed on the trained model: actor.horizon=20 actor.candidates=500.
+Planners can be changed on the trained model, actor.horizon=20 actor.candidates=500, and so can what they are to reach:
+objective=goal objective.image=goal.png.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 def ask(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a trained run.")
     parser.add_argument("run", type=Path, help="the run's folder, such as runs/cartpole1")
-    parser.add_argument("overrides", nargs="*", metavar="actor.key=value", help="of the actor, such as actor.horizon=20")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="actor.horizon=20, objective=goal")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the agent's noise")
     parser.add_argument(

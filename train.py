@@ -1,6 +1,6 @@
 """Train an agent, or go on with one:  python train.py exp=quickstart seed=1 run=mine
 
-Ask, build or resume, loop: this page says it in that order. The loop itself is training/loop.py; what a run's steps do
+In this order: read the command line, build or resume, loop. The loop itself is training/loop.py; what a run's steps do
 is training/trainer.py; which recipes and keys there are is configs/.
 """
 

@@ -19,6 +19,6 @@ def load(folder: str | Path, device: str = "auto", plugins: Sequence[str] = ()) 
     plugins: packages of your own that hold components which the run was trained with. Errors: RunError if the folder is
     not a run, needs a plugin that is not named, or has no complete checkpoint.
     """
-    from training.build import load_agent  # the one door from here into training/, which knows runs
+    from training.build import load_agent  # the only import of training/ from here: it knows runs
 
     return load_agent(Path(folder), device, plugins)

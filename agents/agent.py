@@ -113,7 +113,7 @@ class Agent:
         return np.array(memory.action.float().cpu().numpy()), memory
 
     def decide(self, mode: Mode, memory: Memory, image: Tensor, first: Tensor) -> Memory:
-        """What act() computes, on tensors of the agent's device, without ever waiting for a number."""
+        """What act() computes, on tensors of the agent's device, without host synchronisation."""
         with self.autocast(), packed_weights():
             state = memory.state
             if self.actor.needs_observation:
@@ -136,7 +136,7 @@ class Agent:
         play: see Actor.learn. Metrics are named <part>/<metric>.
 
         A non-finite loss or gradient changes nothing: all metrics are 0, but `skipped` is 1. Ten in a row raise
-        Diverged; on a GPU, where a look costs time, within the next ten.
+        Diverged; on a GPU, where reading the count costs time, within the next ten.
         """
         metrics: dict[str, Tensor] = {}
         by_gradient = tuple(part for part in parts if part != "actor" or self.actor.has_loss)
@@ -157,8 +157,10 @@ class Agent:
             return observe_sequence(self.model, batch)
 
     def update(self, parts: tuple[str, ...], batch: Batch) -> dict[str, Tensor]:
-        """What learn() computes by gradient, without ever waiting for a number."""
-        total, metrics, learning = torch.zeros((), device=self.device), {}, []
+        """What learn() computes by gradient, without host synchronisation."""
+        total = torch.zeros((), device=self.device)
+        metrics: dict[str, Tensor] = {}
+        learning: list[str] = []
         states: State = None
         for part in parts:
             with self.autocast():
@@ -193,7 +195,7 @@ class Agent:
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], report: Callable[[str], Any] = print) -> None:
         """The reverse of tensors(). Without 'optim' the agent can act but starts learning afresh. Buffers that another
-        version does not know, or has added, are told to `report`. Errors: ValueError for what does not fit, before
+        version does not know, or has added, are reported to `report`. Errors: ValueError for what does not fit, before
         anything is changed.
         """
         for name, module in (("model", self.model), ("actor", self.actor)):

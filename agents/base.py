@@ -1,4 +1,4 @@
-"""The interfaces of what decides: Actor and Objective. They know a model only through worldmodel/base.py."""
+"""The interfaces Actor and Objective. They know a model only through worldmodel/base.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from worldmodel.base import Batch, Spec, State, WorldModel
 
 Carry: TypeAlias = Any  # a NamedTuple of tensors, rows first: what an actor remembers from step to step
-Mode: TypeAlias = Literal["explore", "evaluate"]  # with exploration noise, or as well as it can
+Mode: TypeAlias = Literal["explore", "evaluate"]  # with exploration noise, or without
 
 # Play in the real environments as this actor, for so many noise-free episodes: their returns (episodes,). The same
 # `number` gives the same episodes.
@@ -20,20 +20,22 @@ Play: TypeAlias = Callable[["Actor", int, int], Tensor]
 
 
 class ActorInfo(NamedTuple):
-    """What an actor tells about a decision; rows first."""
+    """What an actor reports about a decision; rows first."""
 
-    predicted_return: Tensor  # (N,) expected over the plan's horizon; NaN if it expects nothing
+    predicted_return: Tensor  # (N,) over the plan's horizon; NaN if it predicts none
     plan: Tensor  # (N, H, A) the actions that it intends to take, the next one first; H = 0 if it does not plan
 
 
 class Stateless(NamedTuple):
-    """The carry of an actor that remembers nothing; it still tells how many rows there are, and on which device."""
+    """The carry of an actor that remembers nothing; it still says how many rows there are, and on which device."""
 
     rows: Tensor  # (N, 0)
 
 
 class Objective(nn.Module, ABC):
     """What is maximised in imagination. Its weights and buffers, if any, are saved and trained as the actor's."""
+
+    in_reward_units: bool = True  # False: what a plan predicts cannot be compared with the return that is obtained
 
     @abstractmethod
     def reward(self, model: WorldModel, path: State, actions: Tensor) -> Tensor:
@@ -42,20 +44,20 @@ class Objective(nn.Module, ABC):
         """
 
     def terminal_value(self, model: WorldModel, state: State) -> Tensor:
-        """What is expected beyond the horizon from its last state, (N,); it counts as far as one survives to there."""
+        """The value of the horizon's last state, (N,); it is weighted by the probability of surviving to there."""
         some: Tensor = pytree.tree_leaves(state)[0]
         return some.new_zeros(len(some), dtype=torch.float32)
 
 
 class Actor(nn.Module, ABC):
-    """A planner, or a controller learned in imagination. Its memory is passed, never hidden.
+    """A planner, or a controller learned in imagination. Its memory, the carry, is passed in and returned, not stored.
 
     One that learns says so in one of two ways: by `loss`, whose gradient the agent follows, or by `learn`, by means of
     its own. One that does neither overrides neither.
     """
 
     model: WorldModel
-    needs_observation: bool = True  # False: acts whatever the state is; the model then need not look at the images
+    needs_observation: bool = True  # False: it ignores the state, and the model need not encode images
 
     def __init__(self, model: WorldModel, spec: Spec, objective: Objective | None = None) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class Actor(nn.Module, ABC):
     def act(
         self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Carry, ActorInfo]:
-        """The actions (N, A) to take in a state, in [-1, 1] or one-hot, the new memory, and what is expected of them.
+        """The actions (N, A) to take in a state, in [-1, 1] or one-hot, the new memory, and its ActorInfo.
         Random numbers come from the generator; None is the device's default one.
         """
 
@@ -96,7 +98,7 @@ class Actor(nn.Module, ABC):
         raise NotImplementedError
 
     def after_update(self) -> None:
-        """Called after every step of its optimisers: target networks follow here, without a look at any number."""
+        """Called after every step of its optimisers: target networks follow here. No value may be read on the CPU."""
 
     def learn(self, batch: Batch, states: State, play: Play | None = None) -> dict[str, Tensor]:
         """Improve by its own means, from a batch and its observed states (B, T, ...), or by playing in the real
@@ -106,7 +108,7 @@ class Actor(nn.Module, ABC):
 
 
 def no_plan(n: int, spec: Spec, device: torch.device | str | None = None) -> ActorInfo:
-    """What an actor tells that neither plans nor predicts."""
+    """The info of an actor that neither plans nor predicts."""
     return ActorInfo(torch.full((n,), torch.nan, device=device), torch.zeros(n, 0, spec.action_dim, device=device))
 
 

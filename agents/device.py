@@ -1,4 +1,4 @@
-"""What the machine offers: device, precision, memory."""
+"""Choice of device and precision, and a setting of the C library's memory."""
 
 import contextlib
 import ctypes

@@ -1,9 +1,9 @@
-"""What makes a GPU fast, in one place: steps that are compiled, and whole calls that are one launch.
+"""Speed on a GPU: time steps are compiled, and whole calls are captured as one CUDA graph.
 
 An update of 50 steps launches thousands of kernels of a few microseconds each, and a plan does, too: launching them one
 by one takes far longer than they do. A CUDA graph records the launches of a call once and repeats them all with one.
-Models and actors know nothing of this. They only must not ask for a value in the middle of a call (no .item(), no `if`
-on a tensor): tests/test_graphs.py holds them to it, on processors, too.
+Models and actors need no code for this. They only must not read a tensor's value in the middle of a call (no .item(),
+no `if` on a tensor): tests/test_graphs.py checks that, on CPUs, too.
 """
 
 import copy
@@ -20,20 +20,20 @@ from torch.utils import _pytree as tree
 
 from worldmodel.base import WorldModel
 
-RECOMPILE_LIMIT = 64  # shapes, temperatures, ways of drawing noise; more would run uncompiled and say nothing
-WARM_UP = 3  # calls that run as they are before one is recorded: libraries choose and allocate in them
+RECOMPILE_LIMIT = 64  # shapes, temperatures, ways of drawing noise; more would silently run uncompiled
+WARM_UP = 3  # calls that run normally before one is captured: libraries choose kernels and allocate in them
 
 
 class GraphError(Exception):
-    """A recording failed, and with this version of torch nothing can be computed on the GPU after that."""
+    """A capture failed, and with this version of torch nothing can be computed on the GPU after that."""
 
 
 class Graphed:
     """A function of tensors, in any nest of tuples, which on a GPU runs as one CUDA graph for each key and each shape
     of its inputs. The inputs may lie on any device.
 
-    What it computes with other tensors (weights, moments, random states) is found and changed in place, as ever. What
-    cannot be recorded runs as it is, after a warning. The results are the caller's to keep.
+    What it computes with other tensors (weights, moments, random states) is read and changed in place, as without
+    a graph. What cannot be captured runs normally, after a warning. The results are copies.
     """
 
     def __init__(
@@ -53,10 +53,9 @@ class Graphed:
         leaves, structure = tree.tree_flatten(inputs)
         graph = self.captured(key, leaves, structure) if self.capture else None
         if graph is None:
-            # What will be recorded is warmed up with inputs laid out as the recording's will be.
-            here = (
-                map(self.static_input, leaves) if self.capture else (leaf.to(self.device, non_blocking=True) for leaf in leaves)
-            )
+            # Warm-up calls get inputs in the same memory layout as the graph's.
+            move = self.static_input if self.capture else lambda leaf: leaf.to(self.device, non_blocking=True)
+            here = map(move, leaves)
             return self.function(key, *tree.tree_unflatten(here, structure))
         static_inputs, results, replay = graph
         for static, leaf in zip(static_inputs, leaves, strict=True):
@@ -67,7 +66,7 @@ class Graphed:
     def captured(
         self, key: Hashable, leaves: list[Tensor], structure: tree.TreeSpec
     ) -> tuple[list[Tensor], Any, Callable[[], None]] | None:
-        """Where the inputs go, where the results are, and what runs it; None while it warms up, or if it cannot be."""
+        """The graph's inputs, its results, and what replays it; None during the warm-up, or if capturing failed."""
         whole = key, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         self.calls[whole] = self.calls.get(whole, 0) + 1
         if self.calls[whole] > WARM_UP and whole not in self.graphs:
@@ -83,28 +82,28 @@ class Graphed:
         return self.graphs.get(whole)
 
     def static_input(self, leaf: Tensor) -> Tensor:
-        """A copy of an input. Its strides are those of any other of that shape: compiled steps look at them, too."""
+        """A copy of an input. It is contiguous: compiled steps depend on strides, too."""
         return leaf.to(self.device, non_blocking=True, copy=True, memory_format=torch.contiguous_format)
 
     def forget(self) -> None:
-        """Needed when tensors that the function uses were replaced by others; and gives the graphs' memory back."""
+        """Needed when tensors that the function uses were replaced by others; also frees the graphs' memory."""
         self.calls.clear()
         self.graphs.clear()
 
 
 def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Records a call; nothing of it is executed. Other threads may go on meanwhile.
+    """Captures a call without executing it. Other threads may use the GPU meanwhile.
 
     Errors: RuntimeError, after which the call can be made as it is; GraphError, after which it cannot.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    gc.collect()  # an older graph that is freed amid a recording would spoil it
+    gc.collect()  # freeing an older graph during a capture would break it
     gc.disable()
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = call()
     except RuntimeError as error:
-        torch.cuda.set_stream(stream)  # which the library leaves as it was amid the recording
+        torch.cuda.set_stream(stream)  # which a failed capture leaves changed
         if torch.__version__ < "2.12":
             raise GraphError(f"not recorded as a CUDA graph: {error.__context__ or error}") from error
         raise
@@ -114,14 +113,14 @@ def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
 
 
 def compile_steps(model: WorldModel) -> None:
-    """Compile what a model does once for every step of time: many short kernels become few. What was compiled is kept
-    on disk for the next run. What cannot be compiled runs as it is, after a warning.
+    """Compile what a model does once per time step: many short kernels become few. What was compiled is kept on disk
+    for the next run. What cannot be compiled runs normally, after a warning.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "worldmodel" / "compiled"))
-    # The compiler's own look at things.
+    # Raised by what the compiler itself reads.
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    torch._functorch.config.force_non_lazy_backward_lowering = True  # it fails, if it must, where that is caught
+    torch._functorch.config.force_non_lazy_backward_lowering = True  # so that it fails where that is caught
     for name in model.step_methods:
         setattr(model, name, Compiled(model, name))
 

@@ -16,7 +16,7 @@ def evaluate_actions(model: WorldModel, objective: Objective, state: State, acti
     sum over t = 1..H of r(s_t) * product over u < t of continues(s_u), and the terminal value of s_H times the product
     over all u. r is the objective's: by default the reward, read AFTER each action (trap 21). Nothing counts after a
     likely death (trap 26). Each candidate follows one sampled latent path, as in PlaNet. What is not finite counts as
-    the worst, so that one broken corner of a model does not attract every plan.
+    the worst, so that states in which a model breaks down do not attract plans.
     """
     n, k, horizon, _ = actions.shape
     flat = actions.flatten(0, 1)  # (N*K, H, A)
@@ -40,7 +40,7 @@ def imagined_return(
     horizon: int,
     temperature: float = 1.0,
 ) -> Tensor:
-    """The return of a policy that acts in its dreams: state (N, ...) -> (N,). policy: state -> action (N, A).
+    """The return of a policy that acts in imagination: state (N, ...) -> (N,). policy: state -> action (N, A).
 
     The sum of evaluate_actions, where s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so that
     a dream may last for thousands of steps. A dream that does not stay finite counts as the worst, -inf.
@@ -67,8 +67,8 @@ def observe_sequence(model: WorldModel, batch: Batch) -> State:
 
 
 def start_states(batch: Batch, states: State) -> State:
-    """States (N, ...) from which dreams may start: all observed rows but the terminal ones, from which nothing goes on,
-    and of whose future a model has seen nothing (trap 26). How many there are depends on the data.
+    """States (N, ...) from which dreams may start: all observed rows but the terminal ones, after which
+    there are no data to learn from (trap 26). Their number depends on the batch.
     """
     alive = ~batch.terminal.flatten()
     return tree_map(lambda a: a[alive], merge_time(states))
@@ -78,8 +78,8 @@ class Dream(NamedTuple):
     """An open-loop dream beside what really happened. Images (B, T, C, Y, X) in [0, 1], rewards (B, T)."""
 
     real: Tensor
-    reconstruction: Tensor  # what the model sees, looking all the time
-    imagined: Tensor  # what it imagines after `context` looks, from the actions alone
+    reconstruction: Tensor  # decoded from states that observed every image
+    imagined: Tensor  # after `context` observed rows, from the actions alone
     reward: Tensor
     reward_imagined: Tensor
     context: int
@@ -110,7 +110,7 @@ def dream(model: WorldModel, batch: Batch, context: int, temperature: float = 1.
 
 
 def horizon_errors(dream: Dream) -> tuple[list[float], list[float]]:
-    """Image (mean squared) and reward (mean absolute) error by horizon: entry h is h + 1 steps after the last look."""
+    """Image (mean squared) and reward (mean absolute) error by horizon: entry h is h + 1 steps ahead."""
     ahead = slice(dream.context, None)
     image = (dream.imagined - dream.real)[:, ahead].square().mean((0, 2, 3, 4))
     reward = (dream.reward_imagined - dream.reward)[:, ahead].abs().mean(0)

@@ -1,26 +1,42 @@
 """The optimisers of an agent: one for each part that learns by gradient, by name, all stepped by one loss.
 
-A loss or a gradient that is not finite changes nothing in any of them; that is decided on the device, so that no update
-waits for a number. Everything that they know is in a checkpoint.
+A loss or a gradient that is not finite changes nothing in any of them; that is decided on the device, without host
+synchronisation. Their whole state is in a checkpoint.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from agents.adam_tf import AdamTF
+from agents.laprop import LaProp
 from worldmodel.base import ConfigError, StrictConfig
 
 PATIENCE = 10  # non-finite updates in a row before giving up
 
 
 class OptimizerConfig(StrictConfig):
-    kind: Literal["adam"]
+    # adam: torch's, which adds eps after the bias correction; adam_tf: TensorFlow's, which adds it before, as released
+    # code of PlaNet and Dreamer V1 and V2 has it; laprop: Dreamer V3's
+    kind: Literal["adam", "adam_tf", "laprop"]
     learning_rate: float = Field(gt=0, lt=1)
     eps: float = Field(gt=0)
-    max_grad_norm: float = Field(gt=0)  # of the part's whole gradient; a longer one is scaled down to it
+    max_grad_norm: float | None = Field(gt=0)  # of the part's whole gradient; a longer one is scaled down to it
+    weight_decay: float = Field(default=0.0, ge=0, lt=1)  # adam_tf: of every weight, at every update
+    agc: float | None = Field(default=None, gt=0)  # laprop: a tensor's gradient is at most this times its weights
+    warmup: int = Field(default=0, ge=0)  # laprop: updates until the full learning rate
+
+    @model_validator(mode="after")
+    def agree(self) -> "OptimizerConfig":
+        if self.weight_decay and self.kind != "adam_tf":
+            raise ValueError(f"weight_decay is for adam_tf, not for {self.kind}: leave it out")
+        if (self.agc or self.warmup) and self.kind != "laprop":
+            raise ValueError(f"agc and warmup are for laprop, not for {self.kind}: leave them out")
+        return self
 
 
 class Diverged(RuntimeError):
@@ -44,7 +60,10 @@ class Optimizers:
         if unknown or missing:
             raise ConfigError(
                 [f"agent.optimizers.{name}: there is no such part; there are {', '.join(parts)}" for name in unknown]
-                + [f"agent.optimizers.{part}: missing; or give {owners[part]}, for all of its parts" for part in missing]
+                + [
+                    f"agent.optimizers.{part}: missing; or give {owners[part]}, for all of its parts"
+                    for part in missing
+                ]
             )
         self.device, self.names = device, {part: list(named) for part, named in parts.items()}
         self.configs = {part: configs.get(part) or configs[owners[part]] for part in parts}
@@ -57,10 +76,13 @@ class Optimizers:
 
     def build(self, config: OptimizerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         on_gpu = self.device.type == "cuda"
-        # A rate that is a tensor may change without a new recording. CPU kernels read it in double precision.
-        rate = torch.tensor(
-            config.learning_rate, dtype=torch.float32 if on_gpu else torch.float64, device=self.device
-        )
+        # A rate that is a tensor may change without a new CUDA graph. CPU kernels read it in double precision.
+        rate = torch.tensor(config.learning_rate, dtype=torch.float32 if on_gpu else torch.float64, device=self.device)
+        if config.kind == "adam_tf":
+            return AdamTF(parameters, rate.float(), eps=config.eps, weight_decay=config.weight_decay)
+        if config.kind == "laprop":
+            agc = math.inf if config.agc is None else config.agc
+            return LaProp(parameters, rate.float(), eps=config.eps, agc=agc, warmup=config.warmup)
         return torch.optim.Adam(parameters, lr=rate, eps=config.eps, fused=True, capturable=on_gpu)
 
     def step(self, loss: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
@@ -75,7 +97,7 @@ class Optimizers:
         for part, optimizer in chosen.items():
             self.scaler.unscale_(optimizer)
             parameters = optimizer.param_groups[0]["params"]
-            norms[part] = nn.utils.clip_grad_norm_(parameters, self.configs[part].max_grad_norm)
+            norms[part] = nn.utils.clip_grad_norm_(parameters, self.configs[part].max_grad_norm or math.inf)
         finite = torch.stack([loss.isfinite(), *(norm.isfinite() for norm in norms.values())]).all()
         bad = (~finite).float()
         for optimizer in chosen.values():
@@ -90,8 +112,8 @@ class Optimizers:
         return metrics | {f"{part}/skipped": bad for part in parts}
 
     def check(self) -> None:
-        """Errors: Diverged, after too many non-finite updates in a row. Reading a number makes the CPU wait for its GPU:
-        there it looks at every tenth call only.
+        """Errors: Diverged, after too many non-finite updates in a row. Reading the count makes the CPU wait for its
+        GPU: there only every tenth call reads it.
         """
         self.steps += 1
         if self.device.type != "cpu" and self.steps % PATIENCE:
@@ -104,7 +126,7 @@ class Optimizers:
 
     def tensors(self) -> dict[str, Tensor]:
         """All states by the parameters' names."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for part, optimizer in self.optimizers.items():
             states = optimizer.state_dict()["state"]
             found |= {
@@ -126,7 +148,7 @@ class Optimizers:
                 raise ValueError(f"the optimiser's state has {path!r}, and there is no parameter of that name")
             part, i = where[name]
             parameter = self.optimizers[part].param_groups[0]["params"][i]
-            # The fused optimiser reads moments as far as the parameter is large: others would read beyond their end.
+            # The fused optimiser reads as many moments as the parameter has numbers, beyond the end of fewer ones.
             if value.shape not in (parameter.shape, torch.Size([])) or not value.is_floating_point():
                 raise ValueError(f"the optimiser's state {path!r} is {value.dtype} {tuple(value.shape)}, "
                                  f"its parameter {tuple(parameter.shape)}")  # fmt: skip

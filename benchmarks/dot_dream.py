@@ -1,6 +1,6 @@
 """Is a controller evolved in the dream as good as one evolved in the world?  python benchmarks/dot_dream.py runs/dot1
 
-For a run of `exp=worldmodels env=dot`. All controllers are the run's tiny one, trained by the same CMA-ES and scored in
+For a run of `exp=worldmodels_dot`. All controllers are the run's tiny one, trained by the same CMA-ES and scored in
 the world over the same episodes:
 
     dream       evolved in the dream of the run's model
@@ -27,16 +27,17 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import agents  # noqa: E402
 from agents.agent import Agent  # noqa: E402
-from agents.evaluation import train_in_imagination  # noqa: E402
-from agents.imagination import returns  # noqa: E402
-from envs import dot  # noqa: E402
-from evaluate import Evaluation  # noqa: E402
-from worldmodel import config  # noqa: E402
-from worldmodel.base import Batch, WorldModel, tree_map  # noqa: E402
-from worldmodel.display import console  # noqa: E402
-from worldmodel.run import commit  # noqa: E402
+from agents.imagination import imagined_return  # noqa: E402
+from envs.suites import dot  # noqa: E402
+from training import config  # noqa: E402
+from training.build import build_actor  # noqa: E402
+from training.components import find  # noqa: E402
+from training.evaluation import train_in_imagination  # noqa: E402
+from training.progress import console  # noqa: E402
+from training.run import commit  # noqa: E402
+from training.trained import TrainedRun  # noqa: E402
+from worldmodel.base import Batch, Spec, WorldModel, tree_map  # noqa: E402
 
 EPISODES, STEPS, STARTS = 100, 50, 64
 
@@ -89,10 +90,16 @@ class Lived(WorldModel):
         raise NotImplementedError("there is nothing to learn")
 
 
+def no_end(spec: Spec) -> Batch:
+    """What an actor that learns in dreams reads of a batch beside the states: that none of its (B, 1) rows is terminal."""
+    rows = torch.zeros(STARTS, 1)
+    image = torch.zeros(STARTS, 1, *spec.image_shape, dtype=torch.uint8)
+    return Batch(image, torch.zeros(STARTS, 1, spec.action_dim), rows, rows.bool(), rows.bool())
+
+
 class Comparison:
     def __init__(self, folder: Path, generations: int | None, seed: int) -> None:
-        options = argparse.Namespace(run=folder, device="cpu", seed=seed, episodes=1, generations=0)
-        self.trained = Evaluation(options)
+        self.trained = TrainedRun(folder, "cpu", seed)
         self.agent, self.run, self.seed = self.trained.agent, self.trained.run, seed
         stages = self.run.config["train"]["learn"]
         self.generations = generations or stages["actor"]["updates"]
@@ -101,15 +108,15 @@ class Comparison:
     def controller(self, model: WorldModel, **changes: Any) -> Agent:
         """The run's controller, untrained, on a model."""
         torch.manual_seed(self.seed)
-        agent = self.agent.with_actor(
-            agents.build_actor(self.trained.section("evolution", **changes), model, self.agent.spec)
-        )
+        section = self.trained.section("evolution", **changes)
+        objective = config.check_section("objective", self.run.config)
+        agent = self.agent.with_actor(build_actor(section, objective, model, self.agent.spec))
         agent.model = model
         return agent
 
     def dreamt(self, model: WorldModel, **changes: Any) -> list[float]:
         agent = self.controller(model, **changes)
-        train_in_imagination(agent, self.trained.episodes, self.generations, self.seed, lambda *_: None)
+        train_in_imagination(agent, self.trained.replay, self.generations, self.seed, lambda *_: None)
         return self.scores(agent)
 
     def lived(self) -> list[float]:
@@ -119,7 +126,8 @@ class Comparison:
         for _ in range(self.generations):
             with torch.no_grad(), agent.autocast():
                 start = tree_map(lambda a: a[:, None], world.begin(rng, STARTS))  # (B, 1, ...)
-                agent.actor.learn(start)
+                batch = no_end(self.agent.spec)
+                agent.actor.learn(batch, start)
         return self.scores(agent, world)
 
     @torch.no_grad()
@@ -132,16 +140,17 @@ class Comparison:
             if agent is None:
                 return torch.rand(EPISODES, 2) * 2 - 1
             inner = state if agent.model is world else world.inner(state)
-            return agent.actor.act(inner, agent.actor.initial(EPISODES), explore=False)[0]
+            return agent.actor.act(inner, agent.actor.initial(EPISODES), "evaluate")[0]
 
         with self.agent.autocast():
-            return returns(world, world.begin(np.random.default_rng(7), EPISODES), act, STEPS).tolist()
+            start = world.begin(np.random.default_rng(7), EPISODES)
+            return imagined_return(world, self.agent.actor.objective, start, act, STEPS).tolist()
 
     def untrained(self) -> WorldModel:
         """The run's V with a fresh M."""
         torch.manual_seed(self.seed + 1)
-        section = config.check({"model": self.run.config["model"]}, {"model": "worldmodel"})["model"]
-        model: WorldModel = config.part("worldmodel", section.name).build(section, self.agent.spec)
+        section = config.check_section("model", self.run.config)
+        model: WorldModel = find("model", section.name).build(section, self.agent.spec)
         model.vision.load_state_dict(self.agent.model.vision.state_dict())  # type: ignore[union-attr, operator, arg-type]
         return model
 
@@ -149,7 +158,7 @@ class Comparison:
         found = {
             "dream": self.dreamt(self.agent.model),
             "world": self.lived(),
-            "z alone": self.dreamt(self.agent.model, reads=self.run.config["model"]["latent"]),
+            "z alone": self.dreamt(self.agent.model, num_features=self.run.config["model"]["latent"]),
             "untrained": self.dreamt(self.untrained()),
             "random": self.scores(None),
         }

@@ -18,10 +18,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agents import cem  # noqa: E402
-from agents.rollout import episode_seed  # noqa: E402
-from envs import dot  # noqa: E402
-from evaluate import EVALUATE  # noqa: E402
+from agents.objectives.reward import Reward  # noqa: E402
+from agents.planners import cem  # noqa: E402
+from envs.suites import dot  # noqa: E402
+from training.rollout import episode_seed  # noqa: E402
+from training.trained import EVALUATE  # noqa: E402
 from worldmodel.base import Batch, Spec, WorldModel  # noqa: E402
 
 STEPS = 50
@@ -74,11 +75,12 @@ def start_states(episodes: int, seed: int = 0) -> np.ndarray:
 def oracle(settings: dict[str, Any], episodes: int = 20) -> float:
     """The mean return of CEM with the true simulator."""
     model = Simulator()
-    actor = cem.build(cem.Config(**settings), model, Spec((1, 16, 16), 2, False))
-    state, total, plan = start_states(episodes), np.zeros(episodes), actor.initial(episodes)
+    actor = cem.build(cem.Config(**settings), model, Spec((1, 16, 16), 2, False), Reward())
+    state, total, carry = start_states(episodes), np.zeros(episodes), actor.initial(episodes)
     for _ in range(STEPS):
         with torch.no_grad():
-            action, plan = actor.act(State(torch.from_numpy(state), torch.zeros(episodes)), plan, explore=False)
+            here = State(torch.from_numpy(state), torch.zeros(episodes))
+            action, carry, _ = actor.act(here, carry, "evaluate")
         state, reward = dot.step(state, action.numpy())
         total += reward
     return float(total.mean())
@@ -96,7 +98,7 @@ def random(episodes: int = 20) -> float:
 def main() -> None:
     torch.manual_seed(0)
     settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
-    settings |= yaml.safe_load((ROOT / "configs/exp/dot.yaml").read_text())["parts"]["cem"]
+    settings |= yaml.safe_load((ROOT / "configs/actor/cem_dot.yaml").read_text())
     low, high = random(), oracle(settings)
     print(f"random {low:.2f}   CEM with the true simulator {high:.2f}")
     if len(sys.argv) > 1:

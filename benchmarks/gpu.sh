@@ -143,7 +143,7 @@ tests() {
         --deselect tests/test_envs_dmc.py::test_importing_the_room_loads_no_simulator_and_no_trainer "${files[@]}"
     rm -rf "$PLACE/smoke"
     for steps in 4000 6000; do # the second time it resumes
-        "$PYTHON" train.py exp=smoke env=dmc "runs=$PLACE" run=smoke "train.steps=$steps" "env.size=[16,16]"
+        "$PYTHON" train.py exp=smoke env=dmc "runs=$PLACE" run=smoke "train.env_steps=$steps" "env.size=[16,16]"
     done
     "$PYTHON" evaluate.py "$PLACE/smoke" --episodes 2
 }

@@ -25,21 +25,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from worldmodel import checkpoint  # noqa: E402
-from worldmodel.replay import Config, Replay  # noqa: E402
-from worldmodel.run import Run, commit  # noqa: E402
+from training import checkpoint  # noqa: E402
+from training.run import Run, commit  # noqa: E402
+from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 
 EPISODE, SAVE_EVERY = 5, 3
 RECIPE = [
-    "exp=smoke", f"env.time_limit={EPISODE}", "train.seed_episodes=2", "train.learn.model.updates=2",
-    "train.eval_every=10", "train.eval_episodes=1", f"train.save_every={SAVE_EVERY}", "replay.batch=2",
-    "replay.length=4", "replay.capacity=400", "model.deter=8", "model.stoch=4", "model.hidden=8", "model.depths=[4,8]",
+    "exp=smoke", f"env.time_limit={EPISODE}", "train.prefill=2", "train.learn.model.updates=2",
+    "train.eval_every=10", "train.eval_episodes=1", f"train.save_every={SAVE_EVERY}", "replay.batch_size=2",
+    "replay.batch_length=4", "replay.capacity=400", "model.deter=8", "model.stoch=4", "model.hidden=8", "model.depths=[4,8]",
     "actor.horizon=3", "actor.candidates=6", "actor.elites=2", "agent.device=cpu", "agent.precision=fp32",
     "agent.threads=1",
 ]  # fmt: skip
 # A save of this tiny recipe is over in a few milliseconds: writing is slowed down, so that a kill can hit it anywhere.
 SLOWLY = """
-import time, worldmodel.checkpoint as c, worldmodel.replay as r
+import time, training.checkpoint as c, worldmodel.replay.episodes as r
 def slowed(function):
     def slow(*args, **kwargs):
         time.sleep(0.005); result = function(*args, **kwargs); time.sleep(0.005); return result
@@ -50,7 +50,7 @@ MAIN = "import runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', 
 
 
 def start(runs: Path, log: Path, steps: int, before: str = SLOWLY) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", before + MAIN, *RECIPE, f"train.steps={steps}", f"runs={runs}", "run=killed"]
+    words = [sys.executable, "-c", before + MAIN, *RECIPE, f"train.env_steps={steps}", f"runs={runs}", "run=killed"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as file:
         return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
@@ -94,12 +94,12 @@ def inspect(run: Path) -> tuple[str, int, list[str]]:
     if not found:
         return "", 0, wrong
     newest, spec = found[0], Run.read(run).spec
-    replay = Replay(Config(batch=2, length=4, capacity=400), spec)
+    replay = Replay(ReplayConfig(batch_size=2, batch_length=4, capacity=400, storage="memory", memory_gb=None), spec)
     try:
         replay.load(run / "replay", newest.chunks)
     except OSError as error:
         wrong.append(str(error))
-    recorded = hashlib.sha256(json.dumps([list(chunk) for chunk in newest.chunks]).encode()).hexdigest()
+    recorded = hashlib.sha256(json.dumps([chunk.digest for chunk in newest.chunks]).encode()).hexdigest()
     if replay.digest() != recorded:
         wrong.append(f"the replay of {newest.folder.name} is not the recorded one")
     return newest.folder.name, int(newest.state["counters"]["env_steps"]), wrong
@@ -115,7 +115,7 @@ def lived(log: Path) -> int:
 def content(run: Path) -> list[Any]:
     """The newest checkpoint, all but the counters that tell when it was saved and evaluated."""
     newest = Run.read(run).newest()
-    counters = {k: v for k, v in newest.state["counters"].items() if k not in ("saved", "evaluated")}
+    counters = {k: v for k, v in newest.state["counters"].items() if k not in ("saved_collected", "evaluated_collected")}
     files = {
         name: newest.manifest["files"][f"{name}.safetensors"]["bytes"] for name in ("model", "actor", "optim", "rng")
     }

@@ -1,6 +1,6 @@
 """PlaNet's update and plan, written plainly: what benchmarks/speed.py compares ours with.
 
-Equation by equation as in worldmodel/rssm.py and agents/cem.py, on the same weights and with the same random numbers,
+Equation by equation as in worldmodel/models/rssm.py and agents/planners/cem.py, on the same weights and with the same random numbers,
 in eager float32 and in the ordinary way: everything of a step is computed in that step, and layers are the library's.
 tests/test_plain.py holds that both compute the same.
 """
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.cem import CEM
+from agents.planners.cem import CEM
 from worldmodel.base import Batch
-from worldmodel.rssm import RSSM
+from worldmodel.models.rssm import RSSM
 
 
 class State(NamedTuple):
@@ -26,8 +26,8 @@ class State(NamedTuple):
 class Plain:
     """The weights of an RSSM and the numbers of a CEM, used plainly."""
 
-    def __init__(self, model: RSSM, actor: CEM, clip: float) -> None:
-        self.model, self.cem, self.clip = model, actor.config, clip
+    def __init__(self, model: RSSM, actor: CEM, max_grad_norm: float) -> None:
+        self.model, self.cem, self.max_grad_norm = model, actor.config, max_grad_norm
         self.config = model.config
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4)
 
@@ -35,7 +35,7 @@ class Plain:
         loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
         return loss
 
@@ -71,7 +71,7 @@ class Plain:
     @torch.no_grad()
     def act(self, image: Tensor) -> Tensor:
         """The first action (N, A) of the plan from an episode's first image (N, C, Y, X)."""
-        n, actions = len(image), self.model.enter.in_features - self.config.stoch
+        n, actions = len(image), self.model.input_proj.in_features - self.config.stoch
         blank = self.initial(n)
         h = self.gru(blank.z, blank.h.new_zeros(n, actions), blank.h)
         embedded = self.model.posterior_image(self.encode(self.preprocess(image)))
@@ -96,12 +96,12 @@ class Plain:
     # ---- parts ----
 
     def initial(self, n: int) -> State:
-        zeros = self.model.enter.weight.new_zeros
+        zeros = self.model.input_proj.weight.new_zeros
         h, z = zeros(n, self.config.deter), zeros(n, self.config.stoch)
         return State(h, z, z, z)
 
     def preprocess(self, image: Tensor) -> Tensor:
-        bits = self.config.bits
+        bits = self.config.bit_depth
         image = torch.floor(image.float() / 2 ** (8 - bits)) / 2**bits
         return image + torch.rand_like(image) / 2**bits - 0.5
 
@@ -119,7 +119,7 @@ class Plain:
 
     def gru(self, z: Tensor, action: Tensor, h: Tensor) -> Tensor:
         gru = self.model.gru
-        x = F.relu(self.model.enter(torch.cat([z, action], -1)))
+        x = F.relu(self.model.input_proj(torch.cat([z, action], -1)))
         reset, update = torch.sigmoid(gru.gates(torch.cat([x, h], -1))).chunk(2, -1)
         candidate = torch.tanh(gru.candidate(torch.cat([x, reset * h], -1)))
         return update * h + (1 - update) * candidate

@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import processor  # noqa: E402
-from worldmodel.run import Run  # noqa: E402
+from training.run import Run  # noqa: E402
 
 CURVES = re.compile(
-    r"step$|updates$|collect/return|evaluate/(return|interval)|(vision|memory)/loss_|learn/(popul|incum)"
+    r"step$|updates$|collect/return|evaluate/(return|ci95)|learn/(vision|memory)/loss_|learn/actor/(popul|mean_solution)"
 )
 LARGEST = 2_000_000  # bytes of a video that is kept as it is
 LEFT = ("evaluation", "comparison", "temperatures", "dot_dream")

@@ -34,11 +34,12 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from agents.agent import keep_memory  # noqa: E402
+from agents.device import keep_freed_memory  # noqa: E402
 from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC, copy_rate, machine  # noqa: E402
-from worldmodel import storage  # noqa: E402
-from worldmodel.prefetch import prefetched  # noqa: E402
-from worldmodel.replay import Config, Episode, Replay  # noqa: E402
+from worldmodel.replay import storage  # noqa: E402
+from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
+from worldmodel.replay.episodes import Episode  # noqa: E402
+from worldmodel.replay.prefetch import prefetched  # noqa: E402
 
 WAYS = ("memory", "disk, warm", "disk, cold")
 UPDATE = 0.1  # seconds

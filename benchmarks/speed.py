@@ -27,16 +27,18 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import agents  # noqa: E402
 import envs  # noqa: E402
-from agents.agent import Agent, Config, keep_memory  # noqa: E402
+from agents.agent import Agent  # noqa: E402
+from agents.device import keep_freed_memory  # noqa: E402
 from agents.graphs import WARM_UP  # noqa: E402
-from agents.imagination import returns  # noqa: E402
+from agents.imagination import imagined_return  # noqa: E402
 from benchmarks.plain import Plain  # noqa: E402
-from worldmodel import replay  # noqa: E402
+from training import build, command_line  # noqa: E402
+from training.config import check_section  # noqa: E402
+from training.run import commit  # noqa: E402
 from worldmodel.base import Batch, Spec  # noqa: E402
-from worldmodel.config import check  # noqa: E402
-from worldmodel.run import commit  # noqa: E402
+from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
+from worldmodel.replay.episodes import Episode  # noqa: E402
 
 SPEC = Spec((3, 64, 64), 6, False)
 DRIVER = Spec((3, 64, 64), 3, False)  # CarRacing
@@ -62,7 +64,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     ours, other = agent(options.device, "auto"), agent(options.device, "fp32")
-    plain = Plain(other.model, other.actor, other.config.clip)
+    plain = Plain(other.model, other.actor, other.optimizers.configs["model"].max_grad_norm)
     rates = {"fp32": matrix_rate(ours.device, torch.float32), "bf16": matrix_rate(ours.device, torch.bfloat16)}
     copied = copy_rate()
     store = filled()
@@ -73,7 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "matrix rate": {"bf16_gflops": rates["bf16"] / 1e9, "fp32_gflops": rates["fp32"] / 1e9},
         "copy rate": {"gb_per_s": copied / 1e9},
     }
-    here, look = Batch(*(part.to(ours.device) for part in batch)), torch.from_numpy(image).to(ours.device)
+    here, look = batch.to(ours.device), torch.from_numpy(image).to(ours.device)
 
     def both(mine: Callable[[], Any], plainly: Callable[[], Any]) -> dict[str, float]:
         return beside(mine, plainly, ours.device, rates[ours.precision], options.repeats)
@@ -84,7 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         figures[f"plan 12x10x1000, {n} env"] = both(
             lambda many=many: ours.act(None, many), lambda looks=looks: plain.act(looks)
         )
-    size = sum(part.numel() * part.element_size() for part in batch)
+    size = sum(part.numel() * part.element_size() for part in batch[:5])
     seconds = timed(lambda: store.sample(rng), ours.device, 4 * options.repeats)
     figures["replay sample"] = {
         "seconds": seconds,
@@ -110,14 +112,9 @@ def agent(
     device: str, precision: str, model: str = "rssm", actor: str = "cem", spec: Spec = SPEC, compile: str = "auto"
 ) -> Agent:
     """PlaNet's agent with a six-dimensional action, or another one, as published."""
-    settings = yaml.safe_load((ROOT / "configs/train.yaml").read_text())["agent"]
-    raw = {
-        "agent": {**settings, "device": device, "precision": precision, "compile": compile},
-        "model": yaml.safe_load((ROOT / f"configs/model/{model}.yaml").read_text()),
-        "actor": yaml.safe_load((ROOT / f"configs/actor/{actor}.yaml").read_text()),
-    }
+    words = [f"model={model}", f"actor={actor}", f"agent.device={device}", f"agent.precision={precision}"]
     torch.manual_seed(0)
-    return agents.build(check(raw, {"agent": Config, "model": "worldmodel", "actor": "agents"}), spec)
+    return build.build_agent(command_line.parse([*words, f"agent.compile={compile}"]), spec)
 
 
 def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -133,8 +130,8 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
         return beside(lambda: job(ours), lambda: job(plain), ours.device, rate, options.repeats)
 
     found = {
-        "V update, 200 pictures": both(lambda a: a.learn(pictures, "vision")),
-        "M update, 16x64": both(lambda a: a.learn(sequences, "memory")),
+        "V update, 200 pictures": both(lambda a: a.learn(pictures, ("vision",))),
+        "M update, 16x64": both(lambda a: a.learn(sequences, ("memory",))),
     }
     config = ours.actor.config
     rows = config.population * config.rollouts
@@ -144,13 +141,13 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
     def dream(who: Agent, steps: int) -> None:
         policy = who.actor.controller.policy(weights)
         with who.autocast():
-            returns(who.model, start, lambda state: policy(who.model.features(state)), steps)
+            imagined_return(who.model, who.actor.objective, start, lambda state: policy(who.model.features(state)), steps)
 
     dreamt = both(lambda a: dream(a, 20))
     found["dream of 1024 rows, 20 steps"] = dreamt | {"frames_per_s": rows * 20 / dreamt["seconds"]}
     if ours.device.type == "cuda":
-        ours.learn(sequences, "actor")  # what is compiled in the first one is not the generation's time
-    seconds = timed(lambda: ours.learn(sequences, "actor"), ours.device, 1)
+        ours.learn(sequences, ("actor",))  # what is compiled in the first one is not the generation's time
+    seconds = timed(lambda: ours.learn(sequences, ("actor",)), ours.device, 1)
     floor = dreamt["floor_seconds"] * (DREAM / 20) * (1 + config.eval_rollouts / rows)
     found[f"generation, {config.population}x{config.rollouts}x{DREAM}"] = {
         "seconds": seconds,
@@ -161,15 +158,16 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
     return found
 
 
-def filled(spec: Spec = SPEC) -> replay.Replay:
+def filled(spec: Spec = SPEC) -> Replay:
     """A replay of random episodes, larger than the processor's caches."""
     rng = np.random.default_rng(0)
     rows = 10 * (EPISODE + 1)
-    store = replay.Replay(replay.Config(batch=BATCH, length=LENGTH, capacity=rows), spec)
+    config = ReplayConfig(batch_size=BATCH, batch_length=LENGTH, capacity=rows, storage="memory", memory_gb=None)
+    store = Replay(config, spec)
     for _ in range(10):
         shape = (EPISODE + 1, *spec.image_shape)
         store.add(
-            replay.Episode(
+            Episode(
                 rng.integers(256, size=shape, dtype=np.uint8),
                 rng.uniform(-1, 1, (EPISODE + 1, spec.action_dim)).astype(np.float32),
                 rng.normal(size=EPISODE + 1).astype(np.float32),
@@ -254,9 +252,9 @@ def copy_rate() -> float:
 def frames(name: str, **changes: Any) -> float:
     """Rendered frames per second of one environment, simulation included."""
     section = yaml.safe_load((ROOT / f"configs/env/{name}.yaml").read_text()) | changes
-    world = envs.vector(check({"env": section}, {"env": "envs"})["env"])
+    world = envs.vector(check_section("env", {"env": section}))
     world.reset({0: 0})
-    actions = np.zeros((1, world.action), np.float32)
+    actions = np.zeros((1, world.action_dim), np.float32)
     world.step(actions)
     began = time.perf_counter()
     for _ in range(100):

@@ -26,7 +26,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from worldmodel.pictures import figure  # noqa: E402
+from training.pictures import figure  # noqa: E402
 
 BEGIN, END = "<!-- table.py: begin -->", "<!-- table.py: end -->"
 PUBLISHED = {
@@ -40,7 +40,8 @@ PUBLISHED = {
 EPISODES = 1000  # of the published runs
 ALIASES = {"ball_in_cup_catch": "cup_catch"}
 NONE = "no run yet"
-NAMES = ("exp", "env", "env.task", "seed", "run", "runs", "train.steps")  # what tells runs apart, or where they end
+# What tells runs apart, or where they end; train.steps: in results of earlier versions.
+NAMES = ("exp", "env", "env.task", "seed", "run", "runs", "train.env_steps", "train.steps")
 
 
 class TableError(ValueError):

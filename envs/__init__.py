@@ -1,4 +1,4 @@
-"""The world: environments with images, all with the same interface. Adding one is one file in suites/ and one config."""
+"""Environments with images, all with one interface. Adding one is one file in suites/ and one config."""
 
 import sys
 

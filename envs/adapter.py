@@ -12,7 +12,7 @@ import pydantic
 from gymnasium import spaces, wrappers
 
 from envs import pixels
-from envs.checks import EnvError, CheckedEnv
+from envs.checks import CheckedEnv, EnvError
 
 LARGEST_ACTION = 1e6  # larger bounds stand for "none"; random actions between them would be absurd, or overflow
 
@@ -62,7 +62,9 @@ class ActionRepeat(gymnasium.Wrapper):
         return observation, total, terminated, truncated, info
 
 
-def wrap_env(env: gymnasium.Env, config: Config, image: str | None = None, own_limit: int | None = None) -> gymnasium.Env:
+def wrap_env(
+    env: gymnasium.Env, config: Config, image: str | None = None, own_limit: int | None = None
+) -> gymnasium.Env:
     """Any image environment -> observation Box uint8 (C, Y, X); action Box(-1, 1, (A,), float32) or Discrete
     from 0.
 

@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 
 from envs import pixels
-from envs.suites import gym
 from envs.checks import EnvError
+from envs.suites import gym
 
 ADVICE = {  # part of the guard's message: what to do
     "is not finite": "find what overflows or divides by zero; do not hide it with nan_to_num",

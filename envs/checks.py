@@ -74,8 +74,8 @@ class CheckedEnv(gymnasium.Wrapper):
         return frame
 
     def _own_action(self, action: Any) -> Any:
-        """A copy, which the environment may write into, in its own space to the last bit: rescaling in float32 may leave
-        a bound by one.
+        """A copy, which the environment may write into, in its own space to the last bit: rescaling in float32 may
+        leave a bound by one.
         """
         space = self.env.action_space
         if isinstance(space, gymnasium.spaces.Discrete):

@@ -26,8 +26,8 @@ context.free()
 
 @functools.cache
 def works(backend: str) -> bool:
-    """Whether "egl" or "osmesa" gives a context. Asked in a child: a driver that fails may take its process
-    along."""
+    """Whether "egl" or "osmesa" gives a context. Asked in a child: a driver that fails may crash its
+    process."""
     environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     command = [sys.executable, "-c", PROBE]
     try:

@@ -1,5 +1,5 @@
-"""Several environments behind one interface, in this process or each in its own; a broken one is named, never
-waited for.
+"""Several environments behind one interface, in this process or each in its own. One that fails, dies or hangs is named
+in an error, within a time limit.
 
 Axes: `N` environment, `C` channel, `Y` row, `X` column, `A` action.
 """

@@ -1,8 +1,8 @@
-"""One environment as `Vector` holds it: built late, never raising towards gymnasium.vector, still once it has
-ended.
+"""One environment as `Vector` holds it: built in its own process, reporting failures instead of raising them, and doing
+nothing once its episode has ended.
 
 gymnasium.vector steps all rows, also those whose episode has ended and which wait to be reset, and one error ends
-them all without a word on which it was. So ends, failures and render time travel in `info`, where only `Vector` reads
+them all without saying which it was. So ends, failures and render time travel in `info`, where only `Vector` reads
 them, and gymnasium.vector sees an endless environment."""
 
 import ctypes
@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def start(config: Config, build: Build, index: int, parent: int) -> "Worker":
     """Prepares a worker's process, a child of the process `parent`, and gives its environment."""
-    if os.getpid() == parent:  # gymnasium makes the first one at home too, for its spaces: nothing is built
+    if os.getpid() == parent:  # gymnasium makes the first one in the parent, too, for its spaces: nothing is built
         return Worker(config, build, index, remote=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which closes the workers
     if sys.platform == "linux":
@@ -40,7 +40,7 @@ def start(config: Config, build: Build, index: int, parent: int) -> "Worker":
             os._exit(1)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1)  # `Vector` asks a hung worker where it hangs
-    cv2.setNumThreads(1)  # as many threads as workers would only fight for the cores
+    cv2.setNumThreads(1)  # more threads would only compete for the cores
     return Worker(config, build, index, remote=True)
 
 

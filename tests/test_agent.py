@@ -9,19 +9,22 @@ import tiny
 import torch
 from torch import Tensor
 
-from agents import cem
-from agents.agent import PATIENCE, Agent, Diverged, choose_precision
-from agents.imagination import start_states, observe_sequence
-from agents.uniform import Uniform
-from worldmodel.base import Spec, flatten
-from worldmodel.config import part
+from agents.agent import Agent
+from agents.base import Actor, ActorInfo, Stateless, no_plan
+from agents.device import choose_precision
+from agents.explorers.uniform import Uniform
+from agents.imagination import observe_sequence, start_states
+from agents.optimizers import PATIENCE, Diverged, OptimizerConfig, Optimizers
+from agents.planners import cem
+from training.components import find
+from worldmodel.base import Batch, ConfigError, Spec, merge_time
 
 CEM = dict(name="cem", horizon=3, iterations=2, candidates=12, elites=4, init_std=1.0, min_std=0.1, momentum=0.0)
 NAN, INFINITE = float("nan"), float("inf")
 
 
 def planner(model: Any, spec: Spec) -> cem.CEM:
-    return cem.build(cem.Config(**CEM, warm_start=True, choose="mean", noise=0.3), model, spec)
+    return cem.build(cem.Config(**CEM, warm_start=True, choose="mean", exploration_noise=0.3), model, spec, tiny.REWARD)
 
 
 def images(n: int, spec: Spec = tiny.SPEC, seed: int = 0) -> np.ndarray:
@@ -34,7 +37,7 @@ def copied(agent: Agent) -> dict[str, dict[str, Tensor]]:
 
 def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
     """To the bit, keys included; whether updates were skipped apart."""
-    one, other = ({n: {k: v for k, v in g.items() if k != "skipped"} for n, g in a.items()} for a in (one, other))
+    one, other = ({n: {k: v for k, v in g.items() if not k.startswith("skipped/")} for n, g in a.items()} for a in (one, other))
     return {n: [*g] for n, g in one.items()} == {n: [*g] for n, g in other.items()} and all(
         torch.equal(value, other[name][key]) for name, group in one.items() for key, value in group.items()
     )
@@ -48,7 +51,7 @@ def test_an_update_changes_every_parameter_and_the_loss_falls() -> None:
     before, losses = copied(agent), []
     for _ in range(30):
         torch.manual_seed(1)
-        losses.append(agent.learn(tiny.batch())["loss"].item())
+        losses.append(agent.learn(tiny.batch())["model/loss"].item())
     still = [k for k, v in agent.model.state_dict().items() if torch.equal(v, before["model"][k])]
     assert not still and losses[-1] < losses[0]
 
@@ -57,12 +60,13 @@ def test_gradients_are_clipped_by_their_common_norm() -> None:
     agent, plain = (tiny.make_agent(Uniform) for _ in range(2))
     seen = {}
     for who, clip in ((agent, 1e-3), (plain, 1e9)):
-        who.config = tiny.agent_config(clip=clip)
+        config = who.optimizers.configs["model"]
+        who.optimizers.configs["model"] = config.model_copy(update={"max_grad_norm": clip})
         torch.manual_seed(1)
         metrics = who.learn(tiny.batch())
         gradients = [p.grad.clone() for p in who.model.parameters()]
         seen[clip] = (
-            metrics["gradient_norm"].item(),
+            metrics["model/gradient_norm"].item(),
             torch.stack([g.norm() for g in gradients]).norm().item(),
         )
     assert seen[1e9][0] == seen[1e-3][0] == pytest.approx(seen[1e9][1], rel=1e-5)  # reported before clipping
@@ -97,12 +101,12 @@ def test_an_update_that_is_not_finite_changes_nothing_and_is_counted(
         batch = broken(kind, agent, patch)
         for number in (1, 2, 3):
             metrics = agent.learn(batch)
-            assert {key for key, value in metrics.items() if value.item() != 0} == {"skipped"}
-            assert metrics["skipped"] == 1
-            assert agent.skipped == number and same(copied(agent), before)
+            assert {key for key, value in metrics.items() if value.item() != 0} == {"model/skipped"}
+            assert metrics["model/skipped"] == 1
+            assert agent.optimizers.skipped["model"] == number and same(copied(agent), before)
         getattr(agent, "mend", lambda: None)()
-    assert agent.learn(tiny.batch())["skipped"] == 0
-    assert agent.skipped == 0 and not same(copied(agent), before)
+    assert agent.learn(tiny.batch())["model/skipped"] == 0
+    assert agent.optimizers.skipped["model"] == 0 and not same(copied(agent), before)
 
 
 def test_ten_in_a_row_and_no_fewer_are_given_up() -> None:
@@ -131,9 +135,9 @@ def test_what_is_restored_learns_on_identically() -> None:
         if who is not agent:
             assert not same(copied(who), kept)
             who.restore({name: dict(group) for name, group in kept.items()})
-            assert who.skipped == 1 and same(copied(who), kept)
+            assert who.optimizers.skipped["model"] == 1 and same(copied(who), kept)
         who.set_random_state(random)
-        losses = [who.learn(tiny.batch(seed=10 + seed))["loss"].item() for seed in range(3)]
+        losses = [who.learn(tiny.batch(seed=10 + seed))["model/loss"].item() for seed in range(3)]
         results.append((losses, copied(who), who.act(None, images(1)[0])[0].tolist()))
     assert results[0][0] == results[1][0] and results[0][2] == results[1][2]
     assert same(results[0][1], results[1][1])
@@ -147,7 +151,7 @@ def test_without_moments_it_acts_the_same_and_learns_afresh() -> None:
     for who in (agent, other):
         torch.manual_seed(1)
         actions.append(who.act(None, images(2))[0])
-    assert np.array_equal(*actions) and list(other.tensors()["optim"]) == ["skipped"]
+    assert np.array_equal(*actions) and list(other.tensors()["optim"]) == ["skipped/model"]
 
 
 # ---- acting ----
@@ -188,9 +192,9 @@ def test_a_wrong_image_is_refused_with_advice(wrong: np.ndarray) -> None:
 
 def test_the_last_action_is_remembered_with_its_noise() -> None:
     agent = tiny.make_agent(planner)
-    action, memory = agent.act(None, images(2), explore=True)
+    action, memory = agent.act(None, images(2), mode="explore")
     assert np.array_equal(memory.action, action)
-    assert not np.array_equal(memory.plan.actions[:, 0], action)
+    assert not np.array_equal(memory.info.plan[:, 0], action)
 
 
 def live(agent: Agent, episode: int, steps: int = 4) -> Iterator[tuple[np.ndarray, Any]]:
@@ -198,7 +202,7 @@ def live(agent: Agent, episode: int, steps: int = 4) -> Iterator[tuple[np.ndarra
     memory = None
     for step in range(steps):
         torch.manual_seed(100 * episode + step)
-        action, memory = agent.act(memory, images(1, seed=10 * episode + step)[0], explore=True)
+        action, memory = agent.act(memory, images(1, seed=10 * episode + step)[0], mode="explore")
         yield action, memory
 
 
@@ -215,7 +219,7 @@ def test_interleaved_episodes_do_not_disturb_each_other() -> None:
 def test_first_resets_a_row_exactly_and_no_other() -> None:
     agent, memory = tiny.make_agent(planner), None
     for step in range(3):
-        _, memory = agent.act(memory, images(2, seed=step), explore=True)
+        _, memory = agent.act(memory, images(2, seed=step), mode="explore")
     results = []
     for past, first in ((memory, [True, False]), (None, None), (memory, None), (memory, [False, False])):
         torch.manual_seed(1)
@@ -224,8 +228,8 @@ def test_first_resets_a_row_exactly_and_no_other() -> None:
     assert np.array_equal(mixed[0], fresh[0]) and np.array_equal(mixed[1], going[1])
     for got, begun, went in zip(after.state, new.state, old.state):
         assert torch.equal(got[0], begun[0]) and torch.equal(got[1], went[1])
-    assert torch.equal(after.plan.actions[0], new.plan.actions[0])
-    assert torch.equal(after.plan.actions[1], old.plan.actions[1])
+    assert torch.equal(after.info.plan[0], new.info.plan[0])
+    assert torch.equal(after.info.plan[1], old.info.plan[1])
     assert not np.array_equal(going[0], fresh[0])  # or nothing was shown
     assert np.array_equal(going, same_as_going)
 
@@ -233,25 +237,21 @@ def test_first_resets_a_row_exactly_and_no_other() -> None:
 def test_dreams_start_in_every_row_but_the_terminal_ones() -> None:
     model, data = tiny.model(), tiny.batch(4, 6)
     assert 0 < data.terminal.sum() < 24
-    torch.manual_seed(1)
-    seen = flatten(observe_sequence(model, data))
-    torch.manual_seed(1)
-    states = start_states(model, data)
-    assert all(a.shape[0] == 1 for a in states)
-    for whole, some in zip(seen, states, strict=True):
-        assert torch.equal(whole[~data.terminal.flatten()], some[0])
+    seen = observe_sequence(model, data)
+    for whole, some in zip(merge_time(seen), start_states(data, seen), strict=True):
+        assert torch.equal(whole[~data.terminal.flatten()], some)
 
 
-def test_own_randomness_is_its_own_and_leaves_the_other_as_it_was() -> None:
+def test_forked_randomness_is_its_own_and_leaves_the_other_as_it_was() -> None:
     agent = tiny.make_agent(planner)
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)
     drawn = []
     for seed in (5, 5, 6):
-        with agent.own_randomness(seed):
+        with agent.fork_rng(seed):
             drawn.append(agent.act(None, images(1)[0])[0].tolist())
-    with pytest.raises(KeyError), agent.own_randomness(7):
+    with pytest.raises(KeyError), agent.fork_rng(7):
         torch.rand(2)
         raise KeyError
     assert torch.equal(torch.rand(3), wanted)
@@ -262,25 +262,26 @@ def test_another_actor_on_the_same_model() -> None:
     agent = tiny.make_agent(planner)
     other = agent.with_actor(Uniform(agent.model, agent.spec))
     assert other.model is agent.model
-    assert other.act(None, images(2))[1].plan.actions.shape == (2, 0, 2)
+    assert other.act(None, images(2))[1].info.plan.shape == (2, 0, 2)
 
 
 def test_acting_in_bf16_gives_float32_actions() -> None:
     agent = tiny.make_agent(planner)
     agent.precision = "bf16"
-    action, memory = agent.act(None, images(2), explore=True)
+    action, memory = agent.act(None, images(2), mode="explore")
     action, memory = agent.act(memory, images(2), np.array([True, False]))
     assert action.dtype == np.float32 and memory.state.mean.dtype == torch.float32
     assert choose_precision("fp32", torch.device("cpu")) == "fp32"
-    assert agent.learn(tiny.batch())["loss"].dtype == torch.float32
+    assert agent.learn(tiny.batch())["model/loss"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", tiny.names("model"))
 def test_without_memory_every_row_is_an_episodes_first(name: str) -> None:
     torch.manual_seed(0)
-    model = part("worldmodel", name).build(tiny.section("model", name), tiny.SPEC)
+    section = tiny.section("model", name)
+    model = find("model", section.name).build(section, tiny.SPEC)
     agent = Agent(tiny.agent_config(), model, Uniform(model, tiny.SPEC), tiny.SPEC)
-    agent.actor.blind = False
+    agent.actor.needs_observation = True
     with torch.no_grad():
         for weight in model.parameters():  # without biases nothing would come of nothing
             weight += 0.1 * torch.randn_like(weight)

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_contract_actors import make
+import test_contract_actors
+from test_contract_actors import MODELS, make
 from torch import Tensor
 from torch.utils import _pytree as tree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agents.agent import Agent
-from agents.cem import CEM
 from agents.graphs import WARM_UP, Compiled, Graphed, GraphError, compile_steps, cuda_graph
+from agents.planners.cem import CEM
+from training import components
+from training.components import find
 from worldmodel.base import Batch, Spec, WorldModel
-from worldmodel.config import part
 
-MODELS, ACTORS = tiny.names("model"), tiny.names("actor")
+ACTORS = [name for name in test_contract_actors.ACTORS if name in components.names("actor")]  # one file of each
 both = pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
 PROCESSOR = torch.device("cpu")
 
@@ -43,23 +45,22 @@ def on_meta(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> Agent:
     agent = make(name, spec)
     agent.model.to("meta")
     agent.actor.to("meta")
-    agent.device = torch.device("meta")
+    agent.device, agent.generator = torch.device("meta"), None  # type: ignore[assignment]  # meta has none
     monkeypatch.setattr(torch, "autocast", lambda *given, **options: contextlib.nullcontext())  # it does not know meta
     return agent
 
 
 @both
-@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("mode", ["evaluate", "explore"])
 @pytest.mark.parametrize("name", [f"{actor} on {model}" for actor in ACTORS for model in MODELS])
 def test_deciding_asks_for_no_value_and_makes_nothing_on_another_device(
-    name: str, explore: bool, spec: Spec, monkeypatch: pytest.MonkeyPatch
+    name: str, mode: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = on_meta(name, spec, monkeypatch)
     image, starts = torch.empty(2, *spec.image_shape, dtype=torch.uint8, device="meta"), torch.empty(2, device="meta").bool()
     before = agent.initial(2)
-    before = before._replace(plan=tree.tree_map(lambda a: a.to("meta"), before.plan))
     with torch.no_grad(), Watched():
-        memory = agent.decide(explore, before, image, starts)
+        memory = agent.decide(mode, before, image, starts)
     assert all(tensor.device.type == "meta" for tensor in tree.tree_leaves(memory))
 
 
@@ -67,8 +68,8 @@ def test_deciding_asks_for_no_value_and_makes_nothing_on_another_device(
 @pytest.mark.parametrize("name", MODELS)
 def test_the_loss_and_its_gradient_ask_for_no_value(name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = on_meta(f"uniform on {name}", spec, monkeypatch)
-    batch = Batch(*(tensor.to("meta") for tensor in tiny.batch(spec=spec)))
-    for learning in agent.model.parts:
+    batch = tiny.batch(spec=spec).to(torch.device("meta"))
+    for learning in agent.model.parts():
         with Watched():
             loss, _, metrics = agent.model.loss(batch, learning)
             loss.backward()
@@ -84,7 +85,7 @@ def imitated(agent: Agent) -> Callable[[Callable[[], Any]], tuple[Any, Callable[
     def record(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         random = torch.get_rng_state()
         tensors = [value for group in agent.tensors().values() for value in group.values()]
-        living = [*tensors, agent.skipped]
+        living = [*tensors, *agent.optimizers.skipped.values()]
         before = [value.clone() for value in living]
         results = call()
         torch.set_rng_state(random)
@@ -108,10 +109,11 @@ def life(agent: Agent, steps: int = WARM_UP + 3) -> list[Any]:
         metrics = agent.learn(tiny.batch(seed=number))
         first = np.array([number == 4, False])
         image = rng.integers(0, 256, (2, *tiny.SPEC.image_shape), dtype=np.uint8)
-        action, memory = agent.act(memory, image, first, explore=number % 2 == 1)
+        action, memory = agent.act(memory, image, first, "explore" if number % 2 == 1 else "evaluate")
         told += [action.copy(), {key: value.clone() for key, value in metrics.items()}]
-    told.append(agent.learn(tiny.batch()._replace(reward=torch.full((3, 6), torch.nan)))["skipped"])
-    return [*told, agent.skipped, agent.tensors(), torch.get_rng_state()]
+    metrics = agent.learn(tiny.batch()._replace(reward=torch.full((3, 6), torch.nan)))
+    told += [value for name, value in metrics.items() if name.endswith("/skipped")]
+    return [*told, agent.optimizers.skipped, agent.tensors(), torch.get_rng_state()]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -119,19 +121,17 @@ def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True) for a, b in pairs)
 
 
-@pytest.mark.parametrize("name", ["cem on rssm", "mppi on rssm", "evolution on mdnrnn", "held on rssm"])
+@pytest.mark.parametrize("name", ["cem on rssm", "mppi on rssm", "evolution on mdnrnn", "repeated_random on rssm"])
 def test_an_agent_that_is_recorded_lives_the_same_life(name: str) -> None:
     plain, recorded = (make(name, tiny.SPEC) for _ in range(2))
-    recorded.updating.record = recorded.deciding.record = imitated(recorded)
+    recorded.update_graph.capture = recorded.act_graph.capture = imitated(recorded)
     assert same(life(plain), life(recorded))
-    assert (
-        len(recorded.updating.recordings) == 1
-    )  # one kind of update; acting was called as often with as without noise
-    assert len(recorded.deciding.recordings) == 0
+    assert len(recorded.update_graph.graphs) == 1  # one kind of update
+    assert len(recorded.act_graph.graphs) == 0  # acting was called as often with as without noise
     memory = None
     for _ in range(WARM_UP + 1):
         _, memory = recorded.act(memory, np.zeros((2, *tiny.SPEC.image_shape), np.uint8))
-    assert len(recorded.deciding.recordings) == 1
+    assert len(recorded.act_graph.graphs) == 1
 
 
 def test_every_key_and_shape_has_a_recording_of_its_own_after_the_warm_up() -> None:
@@ -177,11 +177,11 @@ def test_what_cannot_be_recorded_runs_as_it_is_after_one_warning() -> None:
 def test_another_actor_and_restored_weights_are_recorded_anew() -> None:
     agent = make("cem on rssm", tiny.SPEC)
     other = agent.with_actor(make("uniform on rssm", tiny.SPEC).actor)
-    assert other.deciding is not agent.deciding and other.deciding.function == other.decide
-    for recorded in (agent.deciding, agent.updating):
-        recorded.recordings["old"] = None
+    assert other.act_graph is not agent.act_graph and other.act_graph.function == other.decide
+    for recorded in (agent.act_graph, agent.update_graph):
+        recorded.graphs["old"] = None
     agent.restore({name: dict(group) for name, group in agent.tensors().items()})
-    assert not agent.deciding.recordings and not agent.updating.recordings
+    assert not agent.act_graph.graphs and not agent.update_graph.graphs
 
 
 @pytest.mark.parametrize(("version", "kind"), [("2.11.0", GraphError), ("2.14.1", RuntimeError)])
@@ -220,18 +220,18 @@ def test_a_recording_that_fails_leaves_the_stream_as_it_was(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_everything_is_recorded_and_learns(precision: str, compiled: str) -> None:
     torch.manual_seed(0)
-    model = part("worldmodel", "rssm").build(tiny.section("model", "rssm"), tiny.SPEC)
-    actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC)
+    model = find("model", "rssm").build(tiny.section("model", "rssm"), tiny.SPEC)
+    actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC, tiny.REWARD)
     agent = Agent(tiny.agent_config(device="cuda", precision=precision, compile=compiled), model, actor, tiny.SPEC)
     losses, memory, images = [], None, np.zeros((2, *tiny.SPEC.image_shape), np.uint8)
     for _ in range(40):
-        losses.append(float(agent.learn(tiny.batch())["loss"]))
+        losses.append(float(agent.learn(tiny.batch())["model/loss"]))
         action, memory = agent.act(memory, images)
         assert np.isfinite(action).all()
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    kept = [*agent.updating.recordings.values(), *agent.deciding.recordings.values()]
+    kept = [*agent.update_graph.graphs.values(), *agent.act_graph.graphs.values()]
     assert len(kept) == (2 if compiled == "auto" else 0) and None not in kept
-    values = [agent.act(memory, images)[1].plan.value for _ in range(2)]
+    values = [agent.act(memory, images)[1].info.predicted_return for _ in range(2)]
     assert not torch.equal(*values)  # a recording draws new random numbers every time
 
 
@@ -288,15 +288,15 @@ def test_compiling_changes_nothing_beyond_rounding(cache: None) -> None:
     for compiled in ("never", "always"):
         torch.manual_seed(0)
         section = tiny.section("model", "rssm")
-        model = part("worldmodel", "rssm").build(section, tiny.SPEC)
-        actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC)
+        model = find("model", "rssm").build(section, tiny.SPEC)
+        actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC, tiny.REWARD)
         agents.append(Agent(tiny.agent_config(compile=compiled), model, actor, tiny.SPEC))
     told = []
     for agent in agents:
         torch.manual_seed(1)
-        losses = [agent.learn(tiny.batch(seed=number))["loss"] for number in range(5)]
+        losses = [agent.learn(tiny.batch(seed=number))["model/loss"] for number in range(5)]
         _, memory = agent.act(None, np.zeros((2, *tiny.SPEC.image_shape), np.uint8))
-        told.append((torch.stack(losses), memory.plan.value))
+        told.append((torch.stack(losses), memory.info.predicted_return))
     assert vars(agents[1].model)["obs_step"].fast is not None
     for plain, fast in zip(*told, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)

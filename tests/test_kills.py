@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.config import ROOT
+from training.components import ROOT
 
 
 @pytest.mark.slow

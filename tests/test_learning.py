@@ -28,7 +28,7 @@ def test_dot_reaches_nine_tenths_of_the_true_simulator(tmp_path: Path) -> None:
     learned = json.loads((tmp_path / "dot" / "evaluation.json").read_text())["return"]
     torch.manual_seed(0)
     settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
-    settings |= yaml.safe_load((ROOT / "configs/exp/dot.yaml").read_text())["parts"]["cem"]
+    settings |= yaml.safe_load((ROOT / "configs/actor/cem_dot.yaml").read_text())
     low, high = dot_oracle.random(), dot_oracle.oracle(settings)
     assert (learned - low) / (high - low) >= 0.9, f"random {low:.2f}, learned {learned:.2f}, true simulator {high:.2f}"
 
@@ -38,7 +38,7 @@ def test_a_controller_evolved_in_the_dream_is_as_good_as_one_evolved_in_the_worl
     """Nine tenths of the way from random actions to the same controller, trained by the same CMA-ES in the true
     simulator; and it is V and M that make it so.
     """
-    call("train.py", "exp=worldmodels", "env=dot", f"runs={tmp_path}", "run=dot")
+    call("train.py", "exp=worldmodels_dot", f"runs={tmp_path}", "run=dot")
     rows = dot_dream.Comparison(tmp_path / "dot", None, seed=0).report()["rows"]
     share = {name: row["share"] for name, row in rows.items()}
     assert share["dream"] >= 0.9, rows

@@ -11,9 +11,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.imagination import Dream, horizon_errors
-from worldmodel import pictures
+from training import pictures
+from training.run import Run
 from worldmodel.base import Spec
-from worldmodel.run import Run
 
 GREEN, RED = ([round(255 * part) for part in colour] for colour in (pictures.OPEN, pictures.CLOSED))
 
@@ -30,7 +30,7 @@ def a_dream(channels: int = 3, videos: int = 2, rows: int = 9, size: int = 16, c
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 64), (3, 100), (1, 200)])
-def test_dream_frames_show_four_columns_and_a_line_per_film(channels: int, size: int) -> None:
+def test_dream_frames_show_four_columns_and_a_line_per_video(channels: int, size: int) -> None:
     frames = pictures.dream_frames(a_dream(channels, videos=2, rows=7, size=size))
     pane = size * max(1, round(pictures.MIN_FRAME / size))
     wanted = (2 * (pane + pictures.MARGIN) + pictures.MARGIN, 4 * (pane + pictures.MARGIN) + pictures.MARGIN, 3)
@@ -72,7 +72,7 @@ def test_a_gif_has_all_frames_and_runs_for_ever() -> None:
 
 
 def test_horizon_errors_by_hand() -> None:
-    """Context 2 of 4 rows, 2 videos: image errors are means of sum_squared_error over videos and pixels, reward errors of sizes."""
+    """Context 2 of 4 rows, 2 videos: image errors are means of squares over videos and pixels, reward errors of sizes."""
     real = torch.zeros(2, 4, 1, 1, 2)
     imagined = real.clone()
     imagined[:, :2] = 100  # while looking: not counted
@@ -86,7 +86,7 @@ def test_horizon_errors_by_hand() -> None:
     assert rewards == [2.0, 0.5]
 
 
-@pytest.mark.parametrize("rows", [[], [{"step": 5, "collect/return": -1.0}], [{"step": 5, "learn/loss": 1.0}]])
+@pytest.mark.parametrize("rows", [[], [{"step": 5, "collect/return": -1.0}], [{"step": 5, "learn/model/loss": 1.0}]])
 def test_a_curve_can_be_drawn_at_any_time(tmp_path: Path, rows: list[dict[str, float]]) -> None:
     pictures.curve(tmp_path / "curve.png", rows, "a run")
     assert opened(tmp_path / "curve.png") == ("PNG", (840, 480), 1)
@@ -95,11 +95,12 @@ def test_a_curve_can_be_drawn_at_any_time(tmp_path: Path, rows: list[dict[str, f
 # ---- a whole run ----
 
 SCALARS = [
-    "learn/loss", "learn/loss_image", "learn/loss_reward", "learn/loss_kl", "learn/kl", "learn/entropy_prior",
-    "learn/entropy_posterior", "learn/gradient_norm", "learn/reward_error",
+    "learn/model/loss", "learn/model/loss_image", "learn/model/loss_reward", "learn/model/loss_kl", "learn/model/kl",
+    "learn/model/entropy_prior", "learn/model/entropy_posterior", "learn/model/gradient_norm", "learn/model/reward_error",
+    "learn/model/skipped",
     "collect/return", "collect/episode_length", "collect/planned_return", "collect/obtained_return",
-    "collect/exploitation", "evaluate/return", "evaluate/interval", "evaluate/episode_length", "evaluate/act_ms",
-    "evaluate/planned_return", "evaluate/obtained_return", "evaluate/exploitation",
+    "collect/planned_minus_obtained", "evaluate/return", "evaluate/ci95", "evaluate/episode_length", "evaluate/act_ms",
+    "evaluate/planned_return", "evaluate/obtained_return", "evaluate/planned_minus_obtained",
     "dream/image_error_01", "dream/reward_error_01", "dream/image_error_05", "dream/reward_error_05",
     "seconds/collect", "seconds/learn", "seconds/render", "seconds/updates_per_second",
     "count/env_steps", "count/agent_steps", "count/episodes", "count/updates",
@@ -109,7 +110,7 @@ SCALARS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    assert runs.go(folder, "env.time_limit=12", "train.steps=60", "train.eval_every=2", "train.eval_episodes=2") == 0
+    assert runs.go(folder, "env.time_limit=12", "train.env_steps=60", "train.eval_every=2", "train.eval_episodes=2") == 0
     return folder / "r"
 
 
@@ -128,7 +129,7 @@ def test_tensorboard_has_every_curve(events: EventAccumulator, run: Path) -> Non
 def test_losses_add_up(events: EventAccumulator) -> None:
     """The parts, weighted as in the config (10 for the reward), are the whole."""
     parts = [
-        [event.value for event in events.Scalars(f"learn/loss{part}")] for part in ("", "_image", "_reward", "_kl")
+        [event.value for event in events.Scalars(f"learn/model/loss{part}")] for part in ("", "_image", "_reward", "_kl")
     ]
     assert np.allclose(parts[0], np.sum(parts[1:], 0), rtol=1e-4)
 
@@ -150,18 +151,18 @@ def test_the_run_has_pictures_to_open(run: Path) -> None:
 
 def test_tensorboard_shows_no_overlap_after_a_crash(tmp_path: Path) -> None:
     """What was logged after the checkpoint that is resumed is purged: one value per step."""
-    made = Run.create(tmp_path / "r", {"seed": 0}, Spec((1, 4, 4), 2, False), "cpu")
+    made = Run.create(tmp_path / "r", {"seed": 0, "plugins": []}, Spec((1, 4, 4), 2, False), "cpu")
     sizes = {}
     for step in range(0, 50, 10):
-        made.log(step, step // 10, {"a": float(step)})
-        sizes[step] = made.metrics_bytes()
+        made.metrics.log(step, step // 10, {"a": float(step)})
+        sizes[step] = made.metrics.size()
     made.close()
     again = Run.read(tmp_path / "r")
-    again.rewind(sizes[20], 20, 2)
+    again.metrics.rewind(sizes[20], 20, 2)
     for step in (30, 40):
-        again.log(step, step // 10, {"a": -float(step)})
+        again.metrics.log(step, step // 10, {"a": -float(step)})
     again.close()
-    assert [row["a"] for row in again.history()] == [0, 10, 20, -30, -40]
+    assert [row["a"] for row in again.metrics.history()] == [0, 10, 20, -30, -40]
     for folder, x in ((tmp_path / "r", [0, 10, 20, 30, 40]), (tmp_path / "r" / "by_updates", [0, 1, 2, 3, 4])):
         points = EventAccumulator(str(folder)).Reload().Scalars("a")
         assert [(event.step, event.value) for event in points] == list(zip(x, [0, 10, 20, -30, -40], strict=True))

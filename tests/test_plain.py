@@ -6,25 +6,25 @@ import numpy as np
 import tiny
 import torch
 
-from agents.cem import CEM
-from worldmodel.config import ROOT
+from agents.planners.cem import CEM
+from training.components import ROOT
 
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.plain import Plain
 
-SPEC = tiny.SPEC._replace(image=(3, 64, 64))
-SIZES = dict(depths=[8, 8, 8, 8], kernels=[5, 5, 6, 6], bits=5, dequantise=True, free_nats=1.0)
+SPEC = tiny.SPEC._replace(image_shape=(3, 64, 64))
+SIZES = dict(depths=[8, 8, 8, 8], kernels=[5, 5, 6, 6], bit_depth=5, dequantise=True, free_nats=1.0)
 
 
 def test_the_plain_update_is_ours() -> None:
-    ours, other = (tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec), SPEC, **SIZES)
+    ours, other = (tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec, tiny.REWARD), SPEC, **SIZES)
                    for _ in range(2))  # fmt: skip
-    plain = Plain(other.model, other.actor, ours.config.clip)
+    plain = Plain(other.model, other.actor, ours.optimizers.configs["model"].max_grad_norm)
     for seed in range(3):
         batch = tiny.batch(spec=SPEC, seed=seed, starts=[(1, 3)])
         torch.manual_seed(seed)
-        loss = ours.learn(batch)["loss"]
+        loss = ours.learn(batch)["model/loss"]
         torch.manual_seed(seed)
         torch.testing.assert_close(loss, plain.update(batch).detach(), rtol=1e-5, atol=0)
     for (name, one), (_, two) in zip(ours.model.named_parameters(), other.model.named_parameters(), strict=True):
@@ -32,7 +32,7 @@ def test_the_plain_update_is_ours() -> None:
 
 
 def test_the_plain_plan_is_ours() -> None:
-    agent = tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec), SPEC, **SIZES)
+    agent = tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec, tiny.REWARD), SPEC, **SIZES)
     image = np.random.default_rng(0).integers(0, 256, (2, *SPEC.image_shape), dtype=np.uint8)
     torch.manual_seed(1)
     action, _ = agent.act(None, image)

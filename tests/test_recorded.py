@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny
 
-from worldmodel import recorded
 from worldmodel.base import Spec
-from worldmodel.recorded import RecordedError, read
-from worldmodel.replay import Config, Episode, Replay
+from worldmodel.replay import recorded
+from worldmodel.replay.buffer import Replay, ReplayConfig
+from worldmodel.replay.episodes import Episode
+from worldmodel.replay.recorded import RecordedError, read
 
 MIXED = Spec((3, 16, 20), 3, False)
 
@@ -53,7 +54,8 @@ def refusal(folder: Path) -> str:
 
 @pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
 def test_a_replay_that_was_saved_is_read_back(spec: Spec, tmp_path: Path) -> None:
-    ring = Replay(Config(batch=2, length=3, capacity=100), spec)
+    config = ReplayConfig(batch_size=2, batch_length=3, capacity=100, storage="memory", memory_gb=None)
+    ring = Replay(config, spec)
     for number in range(5):
         ring.add(discrete(number + 1, number) if spec.discrete else tiny.episode(number + 1, spec, number))
     chunks = ring.save(tmp_path)
@@ -101,7 +103,7 @@ def test_reading_a_folder_unpacks_no_images_and_the_episodes_one_file_at_a_time(
     [("CYX", 1), ("CYX", 3), ("YXC", 1), ("YXC", 3), ("fortran", 1), ("fortran", 3), ("YX", 1)],
 )
 def test_images_in_any_order_become_channels_rows_columns(axes: str, channels: int, tmp_path: Path) -> None:
-    spec = MIXED._replace(image=(channels, 16, 20))
+    spec = MIXED._replace(image_shape=(channels, 16, 20))
     whole = tiny.episode(4, spec)
     image = {
         "CYX": whole.image,
@@ -283,7 +285,7 @@ def test_a_file_that_is_wrong_is_named_and_explained(fault: str, tmp_path: Path)
 def test_files_that_are_not_alike_are_named(tmp_path: Path) -> None:
     for name in "bcd":
         write(tmp_path, name, **arrays())
-    write(tmp_path, "a", **arrays(4, MIXED._replace(action=2)))
+    write(tmp_path, "a", **arrays(4, MIXED._replace(action_dim=2)))
     write(tmp_path, "e", **arrays(4, tiny.SPEC._replace(action=3)))
     write(tmp_path, "f", **arrays(action=np.arange(5)))
     assert refusal(tmp_path).splitlines()[1:] == [
@@ -349,7 +351,7 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless(save: Any, tmp_path: Path) 
 
 
 def test_images_that_are_damaged_or_exchanged_later_are_found(tmp_path: Path) -> None:
-    spec = tiny.SPEC._replace(image=(3, 64, 64))
+    spec = tiny.SPEC._replace(image_shape=(3, 64, 64))
     for name in "ab":
         write(tmp_path, name, **arrays(4, spec))
     path = tmp_path / "b.npz"

@@ -36,6 +36,7 @@ MAY = {
     "evaluate.py": {"torch", "numpy", "envs", "worldmodel", "agents", "training"},
 }  # fmt: skip
 MAY["training/command_line.py"] = MAY["training"] | HYDRA
+MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a picture's file
 KNOW_NO_COMPONENT = ("training", "train.py", "evaluate.py")
 PLACES = ("envs", "worldmodel", "agents", "training", "train.py", "evaluate.py")
 LONGEST_FILE, LONGEST_ENTRY, LONGEST_FUNCTION = 250, 150, 50  # lines

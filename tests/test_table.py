@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import table
-from worldmodel.config import ROOT
+from training.components import ROOT
 
 README = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
 

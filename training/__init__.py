@@ -1,4 +1,4 @@
-"""What happens around learning: config, runs, checkpoints, schedule, the loop. `training.train(...)` trains from Python."""
+"""What happens around learning: config, runs, checkpoints, the loop. `training.train(...)` trains from Python."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any

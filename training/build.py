@@ -23,9 +23,7 @@ def build_agent(checked: Config, spec: Spec) -> Agent:
     return Agent(checked.agent, model, actor, spec)
 
 
-def build_actor(
-    section: Any, objective: Any, model: WorldModel, spec: Spec, plugins: Sequence[str] = ()
-) -> Actor:
+def build_actor(section: Any, objective: Any, model: WorldModel, spec: Spec, plugins: Sequence[str] = ()) -> Actor:
     """An actor on a model, from its checked section and its objective's."""
     goal = find("objective", objective.name, plugins).build(objective, model, spec)
     actor: Actor = find("actor", section.name, plugins).build(section, model, spec, goal)

@@ -162,7 +162,7 @@ def verify(folder: Path) -> Checkpoint:
 
 
 def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted saves have left."""
+    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves."""
     for name in names(root)[keep:]:
         with contextlib.suppress(OSError):
             (root / name).rename(root / f"{name}.tmp-old")  # a kill must not leave a half deleted one listed

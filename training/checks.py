@@ -1,4 +1,4 @@
-"""What is checked once the parts are there: whether what should learn can, and has something to learn from."""
+"""Checks that need the built components: whether each part that should learn can, and has data to learn from."""
 
 from agents.agent import Agent
 from training.components import nearest

@@ -1,4 +1,4 @@
-"""Collecting by steps: environments live on between rounds of learning, and what they gave so far is in replay."""
+"""Collecting by steps: environments keep running between rounds of learning, and their rows so far are in replay."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from agents.agent import Agent, Memory
 from agents.base import Mode
-from training.rollout import EpisodeBuilder, EpisodeResult, Environments, Interrupted, Seconds
+from training.rollout import Environments, EpisodeBuilder, EpisodeResult, Interrupted, Seconds
 from worldmodel.replay.episodes import Episode
 
 LONGEST_REPLAYED = 100_000  # decisions of an open episode that are taken again to resume amid it
@@ -51,7 +51,7 @@ class StepCollector:
         """
         if not self.builders:
             self.begin(range(self.envs.num_envs))
-        if agent is not self.agent:  # another actor knows nothing of the one before
+        if agent is not self.agent:  # another actor cannot use its memory
             self.agent, self.memory, self.first[:] = agent, None, True
         rows: list[Rows] = []
         ended: list[EpisodeResult] = []
@@ -87,13 +87,13 @@ class StepCollector:
         self.started += len(numbers)
         self.images = self.envs.reset({row: self.episode_seed(number) for row, number in numbers.items()})
         if not self.builders:
-            self.builders = [EpisodeBuilder(image) for image in self.images]
+            self.builders = [EpisodeBuilder(self.images[row]) for row in range(self.envs.num_envs)]
             self.numbers = list(range(self.envs.num_envs))
         for row, number in numbers.items():
             self.builders[row], self.numbers[row], self.first[row] = EpisodeBuilder(self.images[row]), number, True
 
     def taken(self, row: int) -> list[Rows]:
-        """What an environment gave since it was last asked; nothing, if its episode has only begun."""
+        """The rows of an environment since the last call; none, if its episode has only begun."""
         builder = self.builders[row]
         if not builder.images or not builder.actions:
             return []
@@ -131,21 +131,25 @@ class StepCollector:
         fresh = agent.initial(n)
         leaves, structure = pytree.tree_flatten(remembered(fresh))
         stored = [tensors.get(f"memory/{i:03d}") for i in range(len(leaves))]
-        fits = len(numbers) == n and all(
+        acted = any(old is not None for old in stored)  # else there is no memory yet
+        fits = not acted or all(
             old is not None and old.shape == leaf.shape for old, leaf in zip(stored, leaves, strict=True)
         )
+        fits = fits and len(numbers) == n
         if not fits or max(map(len, actions)) > LONGEST_REPLAYED or not self.replayed(numbers, actions, tensors):
             self.builders, self.memory = [], None
             self.begin(range(n))
             return False
-        moved = [old.to(leaf) for old, leaf in zip(stored, leaves, strict=True) if old is not None]
-        self.agent, self.memory = agent, Memory(*pytree.tree_unflatten(moved, structure), fresh.info)
+        if acted:
+            moved = [old.to(leaf) for old, leaf in zip(stored, leaves, strict=True) if old is not None]
+            state_, action, carry = pytree.tree_unflatten(moved, structure)
+            self.agent, self.memory = agent, Memory(state_, action, carry, fresh.info)
         return True
 
     def replayed(self, numbers: list[int], actions: list[np.ndarray], tensors: Mapping[str, Tensor]) -> bool:
         """Whether the same actions lead to the same images and no end; the environments are there then."""
         self.images = self.envs.reset({row: self.episode_seed(number) for row, number in enumerate(numbers)})
-        self.builders, self.numbers = [EpisodeBuilder(image) for image in self.images], numbers
+        self.builders, self.numbers = [EpisodeBuilder(self.images[row]) for row in range(self.envs.num_envs)], numbers
         self.first = np.array([len(taken) == 0 for taken in actions])
         longest = max(map(len, actions))
         zero = np.zeros(next((taken.shape[1:] for taken in actions if len(taken)), (0,)), np.float32)
@@ -179,5 +183,5 @@ class StepCollector:
 
 
 def remembered(memory: Memory) -> tuple[Any, Tensor, Any]:
-    """What leads on to the next decision; not what was told about the last one."""
+    """The memory without the info, which is about the last decision only."""
     return memory.state, memory.action, memory.carry

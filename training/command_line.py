@@ -1,9 +1,10 @@
-"""What was asked on the command line, through Hydra: overrides to plain values, and sweeps. Nobody else imports it."""
+"""The command line, through Hydra: overrides to plain values, and sweeps. No other file imports Hydra."""
 
 import contextlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,7 +22,7 @@ from worldmodel.base import ConfigError
 
 CONFIGS = ROOT / "configs"
 SWEEP = ("-m", "--multirun")
-TEXT = ("run", "runs", "data", "model_from")  # their values are taken as they are, whatever letters they have
+TEXT = ("run", "runs", "data", "model_from", "objective.image")  # their values are taken as they are, whatever letters they have
 
 
 def parse(overrides: Sequence[str]) -> Config:
@@ -36,9 +37,7 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str]
     search = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
     try:
         with hydra_context():
-            composed = hydra.compose(
-                "train", [*search, *map(as_hydra_reads, overrides)], return_hydra_config=True
-            )
+            composed = hydra.compose("train", [*search, *map(as_hydra_reads, overrides)], return_hydra_config=True)
             choices = dict(composed.hydra.runtime.choices)
             with open_dict(composed):
                 del composed["hydra"]
@@ -50,16 +49,20 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str]
     return plain, choices
 
 
-def component_section(groups: Sequence[str], name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def component_section(
+    groups: Sequence[str], name: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> dict[str, Any]:
     """The plain values of configs/<group>/<name>.yaml, of the first group that has it, with overrides of its section.
     Errors: ConfigError.
     """
-    known = [choice for group in groups for choice in choices_of(group)]
-    group = next((group for group in groups if name in choices_of(group)), None)
+    folders = config_folders(plugins)
+    known = [choice for group in groups for choice in choices_of(group, folders)]
+    group = next((group for group in groups if name in choices_of(group, folders)), None)
     if group is None:
-        raise ConfigError([f"--actor: {name!r} is not one of {', '.join(known)}{nearest(name, known)}"])
+        asked = "--actor" if "actor" in groups else groups[0]
+        raise ConfigError([f"{asked}: {name!r} is not one of {', '.join(known)}{nearest(name, known)}"])
     check_words(overrides, sweep=False)
-    plain, _ = compose([f"{group}={name}", *overrides])
+    plain, _ = compose([f"{group}={name}", *overrides, f"plugins=[{','.join(plugins)}]"])
     section: dict[str, Any] = plain[group]
     return section
 
@@ -86,15 +89,15 @@ def as_hydra_reads(override: str) -> str:
     if key == "plugins" and not value.startswith("["):
         return f"++plugins=[{value}]"
     if key in TEXT and value not in ("null", "") and value[0] not in "'\"":
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"++{key}='{escaped}'"
+        return f"++{key}='{escaped(value)}'"
     plain = re.match(r"[A-Za-z]", override) and not choices_of(key) and not key.startswith("hydra")
     return f"++{override}" if plain else override
 
 
-def choices_of(key: str) -> list[str]:
-    """The files to choose from, if a key is a folder of configs/."""
-    return sorted(path.stem for path in (CONFIGS / key).glob("*.yaml")) if key.isidentifier() else []
+def choices_of(key: str, folders: Sequence[Path] = ()) -> list[str]:
+    """The files to choose from, if a key is a folder of configs/; and in the same folder of plugins' configs."""
+    ours = [path.stem for path in (CONFIGS / key).glob("*.yaml")] if key.isidentifier() else []
+    return sorted({*ours, *(path.stem for folder in folders if ours for path in (folder / key).glob("*.yaml"))})
 
 
 def check_words(arguments: Sequence[str], sweep: bool) -> None:
@@ -112,9 +115,10 @@ def check_words(arguments: Sequence[str], sweep: bool) -> None:
             continue
         if override.is_sweep_override() and not sweep:
             lines.append(f"{argument}: several values are a sweep, which needs -m: python train.py -m {argument}")
-        known = choices_of(key)
+        if "@" in key:  # earlier versions' actor@explorer
+            lines.append(f"{key}: a component is chosen by its section alone: {key.partition('@')[2]}={value}")
+        known = choices_of(key, folders)
         if known and not key.startswith("hydra"):
-            known = sorted({*known, *(path.stem for folder in folders for path in (folder / key).glob("*.yaml"))})
             wrong = [name for name in value.split(",") if name not in known]
             lines += [
                 f"{key}: there is no {name!r}; choose from {', '.join(known)}{nearest(name, known)}" for name in wrong
@@ -149,9 +153,15 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     return failed[0][1] if failed else 0
 
 
+def escaped(text: str) -> str:
+    """Text for Hydra's quotes: backslashes count before a quote and at the end only."""
+    return re.sub(r"\\+$", r"\g<0>\g<0>", re.sub(r"(\\*)'", r"\1\1\\'", text))
+
+
 def unquoted(word: str) -> str:
     """A word as Hydra gives it back, without the quotes around its text."""
     key, equals, value = word.partition("=")
     if key in TEXT and len(value) > 1 and value[0] == value[-1] == "'":
-        return key + equals + value[1:-1].replace("\\'", "'").replace("\\\\", "\\")
+        text = re.sub(r"(\\+)'", lambda found: "\\" * (len(found[1]) // 2) + "'", value[1:-1])
+        return key + equals + re.sub(r"\\+$", lambda found: "\\" * (len(found[0]) // 2), text)
     return word

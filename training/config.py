@@ -1,6 +1,6 @@
 """The whole config of a run, checked: every mistake at once, one line each, with the nearest valid key.
 
-Numbers live in configs/, types in the frozen `Config` above the class that each section feeds. Here they meet.
+Numbers live in configs/, types in the frozen `Config` above the class that uses the section.
 """
 
 import dataclasses
@@ -134,7 +134,10 @@ def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterabl
 
 def renamed(path: str) -> str:
     """What to say of a key that had another name before."""
-    from training.legacy import RENAMED_KEYS
+    from training.legacy import RENAMED_KEYS, RENAMED_STAGE_KEYS
 
     new = RENAMED_KEYS.get(path)
+    words = path.split(".")
+    if words[:2] == ["train", "learn"] and len(words) == 4:
+        new = RENAMED_STAGE_KEYS.get(words[3], "").format(words[2])
     return f"is {new} now" if new else ""

@@ -16,7 +16,7 @@ from worldmodel.networks.dense import packed_weights
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode
 
-CONTEXT, VIDEOS, LENGTH = 5, 3, 50  # of the dreams that are shown: looks, sequences, rows
+CONTEXT, VIDEOS, LENGTH = 5, 3, 50  # of the dreams that are shown: observed rows, sequences, all rows
 IMAGINATION_BATCH = 16, 16  # sequences and rows of replay from which an actor's practice starts
 
 
@@ -33,13 +33,18 @@ def evaluate(
         "evaluate/ci95": interval,  # half-width of the 95 % interval
         "evaluate/episode_length": decisions / len(results),
         "evaluate/act_ms": 1000 * seconds.act / decisions * min(envs.num_envs, len(results)),
-        **planned_metrics(results, "evaluate"),
+        **(planned_metrics(results, "evaluate") if in_reward_units(agent) else {}),
     }
     return results, {name: value for name, value in values.items() if not math.isnan(value)}
 
 
+def in_reward_units(agent: Agent) -> bool:
+    """Whether what the actor's plans predict can be compared with returns."""
+    return agent.actor.objective is None or agent.actor.objective.in_reward_units
+
+
 def planned_metrics(results: Sequence[EpisodeResult], prefix: str) -> dict[str, float]:
-    """What the planner expected over its horizon against what it got: a model that is exploited shows here first."""
+    """The return that was planned over the horizon, and that obtained: exploiting the model shows here first."""
     predicted, obtained = np.array([planned_vs_obtained(result) for result in results]).mean(0)
     return {
         f"{prefix}/planned_return": float(predicted),
@@ -75,8 +80,10 @@ def dreams(
     return video, errors
 
 
-def train_in_imagination(agent: Agent, replay: Replay, generations: int, seed: int, progress: Callable[[int, str], Any]) -> None:
-    """Let an actor that learns do so in the dreams of its model, which stays as it is."""
+def train_in_imagination(
+    agent: Agent, replay: Replay, generations: int, seed: int, progress: Callable[[int, str], Any]
+) -> None:
+    """Train an actor in its model's imagination; the model is not changed."""
     for number in range(generations):
         batch = replay.sample(np.random.default_rng([seed, number]), IMAGINATION_BATCH[0], IMAGINATION_BATCH[1])
         metrics = agent.learn(batch, ("actor",))
@@ -104,11 +111,11 @@ def dream_returns(agent: Agent, replay: Replay, rollouts: int, horizon: int, tem
         return imagined_return(agent.model, actor.objective, state, policy, horizon, temperature).cpu()
 
 
-def collect_metrics(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+def collect_metrics(agent: Agent, results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Collected episodes, summed up."""
     values = {
         "collect/return": float(np.mean([result.episode_return for result in results])),
         "collect/episode_length": float(np.mean([result.length for result in results])),
-        **planned_metrics(results, "collect"),
+        **(planned_metrics(results, "collect") if in_reward_units(agent) else {}),
     }
     return {name: value for name, value in values.items() if not math.isnan(value)}

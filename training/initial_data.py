@@ -1,4 +1,4 @@
-"""What a run starts from, if not from nothing: recorded episodes, or another run's and its trained model."""
+"""What a run may start from: recorded episodes, or those of another run and its trained model."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

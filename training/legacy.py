@@ -1,4 +1,4 @@
-"""Runs that were written by earlier versions: their keys, counters and weights under today's names, when they are read."""
+"""Runs that were written by earlier versions: their keys, counters and weights under today's names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +28,12 @@ RENAMED_KEYS = {
     "agent.clip": "agent.optimizers.model.max_grad_norm",
     "parts": "a file of its own for each component, in configs/",
     "worlds": "a recipe of its own for each environment, in configs/exp/",
+}
+# Of a stage, train.learn.<stage>.<old key>; {} is its name.
+RENAMED_STAGE_KEYS = {
+    "batch": "train.learn.{}.batch_size",
+    "length": "train.learn.{}.batch_length",
+    "learning_rate": "agent.optimizers.{}.learning_rate",
 }
 # Keys that came later, with the values that change nothing in runs that were written before.
 ADDED: dict[str, dict[str, Any]] = {
@@ -81,7 +87,9 @@ def upgrade_optimizers(train: dict[str, Any], agent: dict[str, Any]) -> None:
     }
     agent["optimizers"], stages = {"model": default}, {}
     for name, values in train["learn"].items():
-        stage = {{"batch": "batch_size", "length": "batch_length"}.get(key, key): value for key, value in values.items()}
+        stage = {
+            {"batch": "batch_size", "length": "batch_length"}.get(key, key): value for key, value in values.items()
+        }
         rate = stage.pop("learning_rate", None)
         if rate:
             agent["optimizers"][name] = default | {"learning_rate": rate}

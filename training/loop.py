@@ -19,11 +19,11 @@ def open_trainer(
 
 def loop(trainer: Trainer) -> None:
     """Until enough env steps were collected, and learned from. Whatever ends it, the run is saved first; unless it has
-    diverged: then the last good checkpoint is kept.
+    diverged, or rows are only half in replay: then the last good checkpoint is kept.
     """
     schedule = trainer.schedule
     try:
-        with trainer.bar:
+        with trainer.reporter.bar:
             while True:
                 if schedule.should_evaluate():
                     trainer.evaluate()
@@ -32,7 +32,7 @@ def loop(trainer: Trainer) -> None:
                 elif schedule.updates_due() > 0:
                     trainer.learn()
                     if schedule.should_report():
-                        trainer.report()
+                        trainer.reporter.report()
                 elif schedule.collecting_done():
                     return
                 else:
@@ -40,5 +40,6 @@ def loop(trainer: Trainer) -> None:
     except Diverged:
         raise
     except BaseException:
-        trainer.save()
+        if not trainer.torn:
+            trainer.save()
         raise

@@ -26,7 +26,7 @@ class Metrics:
         self.open(step + 1, updates + 1)
 
     def open(self, step: int | None = None, updates: int | None = None) -> None:
-        """Points from there on are drawn anew."""
+        """Points from these steps on are replaced."""
         self.boards = [
             SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
             for folder, purge in ((self.folder, step), (self.folder / "by_updates", updates))

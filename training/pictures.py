@@ -1,4 +1,4 @@
-"""Pictures that one opens: animated dreams for TensorBoard and as files, and the learning curve. Pillow, no ffmpeg."""
+"""Pictures: open-loop predictions as animations, for TensorBoard and as files, and curves. Pillow, no ffmpeg."""
 
 import io
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from torchvision.utils import make_grid
 
 MIN_FRAME = 96  # pixels that a pane has at least, so that it can be seen
 MARGIN = 3
-OPEN, CLOSED = (0.25, 0.75, 0.35), (0.9, 0.2, 0.2)  # the margin's colour while the eyes are open, and closed
+OPEN, CLOSED = (0.25, 0.75, 0.35), (0.9, 0.2, 0.2)  # the margin's colour while the model gets images, and without
 
 
 def video_frames(columns: Sequence[Tensor], context: int | None = None) -> list[np.ndarray]:
     """Frames of a video: every column is (B, T, C, Y, X) in [0, 1], shown side by side, one line per sequence.
 
-    The margin is green for the first `context` frames and red afterwards, when the model imagines with eyes closed.
+    The margin is green for the first `context` frames and red afterwards, when the model imagines without images.
     """
     videos = torch.stack([video.expand(-1, -1, 3, -1, -1) for video in columns], 1)  # (B, columns, T, 3, Y, X)
     zoom = max(1, round(MIN_FRAME / videos.shape[-1]))
@@ -120,9 +120,7 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
                 marker="o" if len(points) < 30 else "",
                 markersize=3,
             )
-    spread = [
-        (row[x], row["evaluate/return"], row["evaluate/ci95"]) for row in history if "evaluate/ci95" in row
-    ]
+    spread = [(row[x], row["evaluate/return"], row["evaluate/ci95"]) for row in history if "evaluate/ci95" in row]
     if spread:
         steps, mean, half = np.array(spread).T
         axes.fill_between(steps, mean - half, mean + half, alpha=0.2, color="C0", linewidth=0)
@@ -134,7 +132,7 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
 
 
 def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Scores over the dream's temperature, in the dream and in the world, with their 95 % intervals."""
+    """Scores over the dream's temperature, in the dream and in the environment, with 95 % intervals."""
     sheet = figure(6, 4)
     axes = sheet.add_subplot()
     x = [row["temperature"] for row in rows]
@@ -149,7 +147,7 @@ def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None
 
 def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     """The scores of an evolved population as a picture, over generations: its worst to its best, its mean, and the
-    mean_solution's, which was judged on other starts and noise. A best that runs away from the mean_solution is luck (trap 40).
+    mean solution's, which was evaluated on other starts and noise. A best far above it is luck (trap 40).
     What lies far below most of the means is cut off.
     """
     sheet = figure(7, 4)
@@ -172,7 +170,7 @@ def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> 
         if len(number):
             marker = "o" if len(number) < 30 else ""
             axes.plot(number, value, label=label, color=colour, marker=marker, markersize=3)
-    if len(means):  # one candidate that falls off the world must not flatten all curves
+    if len(means):  # one very low score must not flatten all curves
         low = min([np.quantile(means, 0.1), *judged, *best])
         high = max([*means, *judged, *best])
         axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)

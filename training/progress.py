@@ -1,4 +1,4 @@
-"""What a person sees while it trains: lines that stay, and a progress bar."""
+"""Console output during training: lines that stay, and a progress bar."""
 
 from typing import Any
 

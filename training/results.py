@@ -1,4 +1,4 @@
-"""What is said of a trained run: one actor's returns, a table of several, controllers of several temperatures."""
+"""Results of a trained run: one actor's returns, a table of several, controllers of several temperatures."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def one(
     overrides: Sequence[str] = (),
     video: bool = False,
 ) -> None:
-    """evaluation.json, and videos. What was found is shown before it is written."""
+    """evaluation.json, and videos. Results are printed before they are written."""
     agent, _ = trained.acting(name, generations, overrides)
     results, values = trained.evaluate(agent, episodes)
     result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
@@ -82,7 +82,7 @@ def compare(
 
 
 def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: int, generations: int) -> None:
-    """temperatures.json and .png: what a controller gains in the dream that it learned in, and in the environment."""
+    """temperatures.json and .png: a controller's return in the dream that it was evolved in, and in the environment."""
     name = name or "evolution"
     try:
         wanted = [float(word) for word in asked.split(",")]
@@ -105,7 +105,8 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
             rows[-1] |= {place: mean, f"{place}_std": float(np.std(returns))}
             rows[-1][f"{place}_ci95"] = None if math.isnan(interval) else interval
         console.print(
-            f"temperature {temperature:g}: {rows[-1]['dream']:.1f} in the dream, {rows[-1]['env']:.1f} in the environment"
+            f"temperature {temperature:g}: {rows[-1]['dream']:.1f} in the dream, "
+            f"{rows[-1]['env']:.1f} in the environment"
         )
     result: dict[str, Any] = {"rows": rows, "dream_horizon": section.horizon, "generations": generations}
     result |= {"episodes": episodes, "seed": trained.seed, "commit": commit()}

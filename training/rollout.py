@@ -1,4 +1,4 @@
-"""Acting in environments: whole episodes, for collecting and evaluating. Where they live on: collector.py."""
+"""Acting in environments: whole episodes, for collecting and evaluating. By steps: collector.py."""
 
 import math
 import time
@@ -18,9 +18,7 @@ class Environments(Protocol):
 
     def reset(self, seeds: dict[int, int]) -> np.ndarray: ...
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]: ...
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]: ...
 
 
 class EpisodeResult(NamedTuple):

@@ -60,8 +60,8 @@ class Run:
     def create(
         folder: Path, config: dict[str, Any], spec: Spec, device: str, initial_rows: int = 0, threads: int | None = None
     ) -> "Run":
-        """A new run, locked; initial_rows are in replay at its start. run.json is written last: only with it is it a
-        run. Errors: RunError, if another process is at it.
+        """A new run, locked; initial_rows are in replay at its start. run.json is written last: a folder
+        without it is no run. Errors: RunError, if another process is at it.
         """
         folder.mkdir(parents=True, exist_ok=True)
         info = {
@@ -76,6 +76,11 @@ class Run:
             "versions": {name: version(name) for name in PACKAGES},
             "command": " ".join(sys.argv),
         }
+        if any((folder / "checkpoints").glob("step-*")) and not Run.exists(folder):
+            raise RunError(
+                f"{folder} holds checkpoints, but no run.json: restore that from a copy to go on with the run, or choose "
+                "another name with run=..."
+            )
         run = Run(folder, config, info).lock()
         if Run.exists(folder):
             run.close()
@@ -119,7 +124,7 @@ class Run:
         return shlex.join(["python", "train.py", *words, *changes])
 
     def lock(self) -> "Run":
-        """Become the only writer. The lock goes with the process, however it ends. Errors: RunError."""
+        """Become the only writer. The system releases the lock when the process ends, however. Errors: RunError."""
         path = self.folder / "lock"
         try:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
@@ -149,7 +154,7 @@ class Run:
     def save(
         self, name: str, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], replay: Replay, keep: int
     ) -> None:
-        """Replay's new chunks first, then the checkpoint that lists them; then what nobody needs any more goes."""
+        """Replay's new chunks, then the checkpoint that lists them; then files that are not listed are deleted."""
         chunks = replay.save(self.replay)
         checkpoint.sync(self.replay)
         state = {**state, "metrics_bytes": self.metrics.size()}
@@ -185,9 +190,7 @@ class Run:
         """The newest checkpoint that verifies."""
         for found in self.verified(report):
             return found
-        raise RunError(
-            f"{self.folder} has no complete checkpoint to load; train it: {self.command()}"
-        )
+        raise RunError(f"{self.folder} has no complete checkpoint to load; train it: {self.command()}")
 
     def episodes(self, checkpoint: Checkpoint) -> Iterator[Episode]:
         """The episodes in a checkpoint's replay, one by one. Errors: DamagedChunk."""
@@ -202,7 +205,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def commit() -> str | None:
-    """The code's commit, with a '+' if it was changed since; on a machine without the repository what is said there."""
+    """The code's commit, with a '+' if it was changed since; without a repository what WORLDMODEL_COMMIT says."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,5 +1,5 @@
-"""When a run collects and when which part learns: told by the config and the counters alone, so that a run that was
-interrupted anywhere goes on with just what was next.
+"""When a run collects, and which part learns when: a function of the config and the counters alone, so that a run that
+was interrupted anywhere continues with exactly what was next.
 
 Learning comes in rounds; a round is one stage after the other, and a stage names what learns in it, from one batch for
 each update. PlaNet: after every episode a round of {model: 100 updates}. World Models: once, or again after more
@@ -27,8 +27,8 @@ class Stage(StrictConfig):
 class Collect(StrictConfig):
     """How env steps are gathered between two rounds of learning."""
 
-    # episodes: whole ones, all or nothing. steps: env steps, action repeat included; environments then live on between
-    # rounds, and unfinished episodes are learned from
+    # episodes: whole ones, all or nothing. steps: env steps, action repeat included; environments then keep running
+    # between rounds, and unfinished episodes are learned from
     unit: Literal["episodes", "steps"]
     per_round: int = Field(ge=1)  # of that unit
 
@@ -131,10 +131,13 @@ class Schedule:
 
     def next_updates(self) -> int:
         """How many updates come before the next report, evaluation or change of stage."""
-        _, stage, done = self.turn()
-        every = self.config.report_every
+        turn, every = self.turn(), self.config.report_every
+        stage, done = turn.stage, turn.done
         if self.config.ratio is not None and len(self.config.learn) == 1:
-            return min(self.updates_due(), every - self.counters.updates % every)
+            until_evaluated = [stage.eval_every - done % stage.eval_every] if stage.eval_every else []
+            return min(self.updates_due(), every - self.counters.updates % every, *until_evaluated)
+        if turn.parts == ("actor",):
+            every = 1  # it may be a whole generation, of hours
         limits = (stage.updates, every, stage.eval_every or stage.updates)
         return min(limit - done % limit for limit in limits)
 

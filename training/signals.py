@@ -7,7 +7,7 @@ from typing import Any
 
 
 class SignalHandler:
-    """Notes SIGINT and SIGTERM; the loop asks at its safe points. A third signal ends the program at once."""
+    """Remembers SIGINT and SIGTERM; the loop asks where it can stop. A third signal ends the program at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None

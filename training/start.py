@@ -24,6 +24,7 @@ from worldmodel.base import Spec
 from worldmodel.replay import recorded, storage
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import DamagedChunk, write_chunk
+from worldmodel.replay.storage import StoragePlan
 
 Callback = Callable[[Mapping[str, float]], Any]
 UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
@@ -46,11 +47,11 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
                 "of recorded episodes at least two are needed, one of them is kept for validation, to dream of: add "
                 "some, or choose the environment that they came from, env=..."
             )
-        replay = build_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
+        plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
         threads = use_threads(config.agent.threads, agent.size())
         run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
+        replay = build_replay(config, spec, vector, plan)  # which may be a file in the run's folder
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
-        run.metrics.rewind(0, -1, -1)
         if initial:
             add_initial_data(trainer, initial)
         trainer.use_counters(Counters(), has_data=len(replay) > 0)
@@ -73,7 +74,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         use_threads(config.agent.threads, agent.size(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
-        replay = build_replay(config, run.spec, vector, rows, 0, agent)
+        replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent))
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
             run.metrics.rewind(0, -1, -1)
@@ -117,15 +118,21 @@ def build_agents(config: Config, spec: Spec) -> tuple[Agent, Agent]:
     return agent, agent.with_actor(explorer)
 
 
-def build_replay(
+def collects_steps(config: Config, vector: Vector | None) -> bool:
+    return vector is not None and config.train.collect.unit == "steps"
+
+
+def plan_replay(
     config: Config, spec: Spec, vector: Vector | None, initial_rows: int, longest: int, agent: Agent
-) -> Replay:
-    """An empty replay where it fits. Its size must not depend on the memory of the day: it decides what is evicted, and
-    so what is learned.
+) -> StoragePlan:
+    """Where replay fits. Its size must not depend on the memory of the day: it decides what is evicted, and so what is
+    learned.
     """
-    by_steps = vector is not None and config.train.collect.unit == "steps"
+    by_steps = collects_steps(config, vector)
     # Episodes that end early have up to twice the rows: there is room for the most there can be.
-    rows = 2 * collected_rows(config, vector) + initial_rows if vector is None or vector.time_limit or by_steps else None
+    rows = (
+        2 * collected_rows(config, vector) + initial_rows if vector is None or vector.time_limit or by_steps else None
+    )
     rows = min(rows or config.replay.capacity, config.replay.capacity)
     if vector and not by_steps:
         longest = max(longest, math.ceil((vector.time_limit or 0) / vector.action_repeat) + 1)
@@ -134,7 +141,13 @@ def build_replay(
     where = config.replay.storage, config.replay.memory_gb
     plan = storage.plan(*where, spec, rows, agent.device, config.folder)
     console.print(str(plan))
-    return Replay(config.replay, spec, rows, plan.storage, vector.num_envs if vector and by_steps else 1)
+    return plan
+
+
+def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan) -> Replay:
+    """An empty one."""
+    streams = vector.num_envs if vector and collects_steps(config, vector) else 1
+    return Replay(config.replay, spec, plan.rows, plan.storage, streams)
 
 
 def collected_rows(config: Config, vector: Vector | None) -> int:

@@ -25,8 +25,8 @@ EVALUATE = 3  # stream of randomness: other episodes than those that training ev
 
 
 class TrainedRun:
-    """What a run's newest checkpoint holds. Everything that is said of it is said of this checkpoint, also while
-    training goes on. Errors: RunError, ConfigError.
+    """What a run's newest checkpoint holds. All results are of this checkpoint, also while training
+    continues. Errors: RunError, ConfigError.
     """
 
     def __init__(self, folder: Path, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
@@ -41,27 +41,44 @@ class TrainedRun:
 
     def section(self, name: str | None, overrides: Sequence[str] = (), **changes: Any) -> Any:
         """The checked config of an actor: the run's own, or the file of that name; with overrides actor.key=value."""
-        wrong = [word for word in overrides if not word.startswith("actor.") or "=" not in word]
-        if wrong:
-            raise ConfigError([f"{word}: here only the actor can be changed: actor.key=value" for word in wrong])
-        own = self.run.config["actor"]
-        plain = own if name in (None, own["name"]) else component_section(("actor", "explorer"), str(name))
-        asked = component_section(("actor",), own["name"], overrides) if overrides else {}
-        keys = [word.partition("=")[0] for word in overrides]
-        plain = overlay({"actor": plain}, {"actor": asked}, keys, ("actor",))["actor"]
+        groups = ("actor", "explorer")
+        plain = self.overridden("actor", groups, name, [word for word in overrides if not of_objective(word)])
         return config.check_section("actor", {"actor": plain | changes}, self.plugins)
+
+    def objective(self, overrides: Sequence[str] = ()) -> Any:
+        """The checked config of the objective: the run's own, or objective=<name>; with objective.key=value."""
+        words = [word for word in overrides if of_objective(word)]
+        names = [word.partition("=")[2] for word in words if word.startswith("objective=")]
+        words = [word for word in words if not word.startswith("objective=")]
+        plain = self.overridden("objective", ("objective",), names[-1] if names else None, words)
+        return config.check_section("objective", {"objective": plain}, self.plugins)
+
+    def overridden(self, section: str, groups: Sequence[str], name: str | None, overrides: Sequence[str]) -> Any:
+        """The plain values of a section, or of the file of that name in these groups, with overrides section.key=value."""
+        wrong = [word for word in overrides if not word.startswith(f"{section}.") or "=" not in word]
+        if wrong:
+            hint = "actor.key=value, objective=name, objective.key=value"
+            raise ConfigError([f"{word}: here only actor and objective can be changed: {hint}" for word in wrong])
+        own = self.run.config[section]
+        other = name not in (None, own["name"])
+        plain = component_section(groups, str(name), plugins=self.plugins) if other else own
+        asked = component_section((section,), own["name"], overrides, self.plugins) if overrides else {}
+        keys = [word.partition("=")[0] for word in overrides]
+        return overlay({section: plain}, {section: asked}, keys, (section,))[section]
 
     def acting(
         self, name: str | None, generations: int, overrides: Sequence[str] = (), **changes: Any
     ) -> tuple[Agent, float]:
         """An agent with this actor on the trained model, and the seconds that it learned: the run's own actor is as
-        trained; another one that learns does so now, in dreams that start from the run's episodes.
+        trained; another one that learns, or one that learns for another objective, does so now, in dreams that start
+        from the run's episodes.
         """
         section, own = self.section(name, overrides, **changes), self.run.config["actor"]
-        objective = config.check_section("objective", self.run.config, self.plugins)
+        objective = self.objective(overrides)
+        same = objective == self.objective()
         actor = build_actor(section, objective, self.agent.model, self.agent.spec, self.plugins)
         agent = self.agent.with_actor(actor)
-        if section.name == own["name"] and not changes:
+        if section.name == own["name"] and same and not changes:
             actor.load_state_dict(self.agent.actor.state_dict())
             return agent, 0.0
         if not actor.learns:
@@ -124,3 +141,8 @@ class TrainedRun:
             "precision": agent.precision,
             "commit": commit(),
         }
+
+
+def of_objective(word: str) -> bool:
+    """Whether an override is of the objective."""
+    return word.partition("=")[0].partition(".")[0] == "objective"

@@ -19,7 +19,8 @@ from training.checkpoint import Checkpoint
 from training.collector import StepCollector
 from training.config import Config
 from training.legacy import upgrade_counters
-from training.progress import ProgressBar, console
+from training.progress import console
+from training.report import Reporter
 from training.rollout import EpisodeResult, Interrupted, episode_seed, rollout
 from training.run import Run
 from training.schedule import Counters, Schedule
@@ -46,12 +47,11 @@ class Trainer:
         callback: Callable[[Mapping[str, float]], Any] | None = None,
     ) -> None:
         self.config, self.seed, self.run, self.envs, self.stop = config.train, config.root.seed, run, vector, stop
-        self.agent, self.explorer, self.replay, self.callback = agent, explorer, replay, callback
+        self.agent, self.explorer, self.replay = agent, explorer, replay
         self.validation: list[Episode] = []  # that are never learned from, for runs without an environment
-        self.sums: dict[str, Any] = {}  # of metrics, since the last report
-        self.seconds: dict[str, float] = {}
         self.saved_at = time.monotonic()
-        self.bar = ProgressBar(self.config.env_steps, 0)
+        self.torn = False  # whether collecting failed half way
+        self.reporter = Reporter(config.train, run, callback)
         self.env_config = config.env
         self.other_envs: Vector | None = None
         self.collector: StepCollector | None = None
@@ -62,6 +62,7 @@ class Trainer:
     def use_counters(self, counters: Counters, has_data: bool) -> None:
         batch = self.replay.config.batch_size, self.replay.config.batch_length
         self.counters, self.schedule = counters, Schedule(self.config, counters, has_data, batch)
+        self.reporter.schedule = self.schedule
 
     def minutes_since_save(self) -> float:
         return (time.monotonic() - self.saved_at) / 60
@@ -95,23 +96,25 @@ class Trainer:
         agent = self.acting()
         decisions = counters.agent_steps
         if self.collector:
-            results, seconds = self.collect_steps(agent)
+            with self.all_or_nothing():
+                results, seconds = self.collect_steps(agent)
         else:
             seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.num_envs)]
             with self.rollback():
                 results, seconds = rollout(agent.act, self.envs, seeds, "explore", self.stop)
-            for result in results:
-                self.replay.add(result.episode)
+            with self.all_or_nothing():
+                for result in results:
+                    self.replay.add(result.episode)
             counters.agent_steps += sum(result.length for result in results)
         counters.env_steps += (counters.agent_steps - decisions) * self.envs.action_repeat
         counters.episodes += len(results)
         if agent is self.explorer:
             counters.prefill_agent_steps = counters.agent_steps
-        self.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
+        self.reporter.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
         if results:
-            values = evaluation.collect_metrics(results)
-            self.log(values)
-            self.show(collected=f"return {values['collect/return']:.1f}")
+            values = evaluation.collect_metrics(agent, results)
+            self.reporter.log(values)
+            self.reporter.show(collected=f"return {values['collect/return']:.1f}")
 
     def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Any]:
         """Steps in every environment, up to the next round or the end of the prefill."""
@@ -125,6 +128,17 @@ class Trainer:
             self.replay.add(episode, stream, continues)
             self.counters.agent_steps += len(episode.reward) - (not continues)
         return results, seconds
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What fails inside leaves rows out of replay, or counts them not: such a state is never saved."""
+        try:
+            yield
+        except Interrupted:  # before anything was done
+            raise
+        except BaseException:
+            self.torn = True
+            raise
 
     @contextlib.contextmanager
     def rollback(self, learner: torch.nn.Module | None = None) -> Iterator[None]:
@@ -176,35 +190,12 @@ class Trainer:
                 with self.rollback(self.agent.actor if by_itself else None):  # gradients never stop amid an update
                     metrics = self.agent.learn(batch, turn.parts, self.play)
                 counters.updates += 1
-                for name, value in (metrics | {"updates": torch.ones(())}).items():
-                    self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+                self.reporter.add(metrics)
                 if stage.updates > self.config.report_every or by_itself:
-                    self.bar.update(number, stage.updates, stage=turn.name)
-        # Reading them waits for a GPU, whose work belongs to the time that is taken.
-        self.sums = {name: float(total) for name, total in self.sums.items()}
-        self.seconds["learn"] = self.seconds.get("learn", 0.0) + time.perf_counter() - began
+                    self.reporter.bar.update(number, stage.updates, stage=turn.name)
+        self.reporter.learned(began)
 
-    def report(self) -> None:
-        """The means over the updates since the last report, and where the time went."""
-        number = float(self.sums.pop("updates"))
-        skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith("/skipped"))])
-        values = {
-            f"learn/{name}": total if name.endswith("/skipped") else total / max(1.0, number - skipped)
-            for name, total in self.sums.items()
-        }
-        self.sums = {}
-        counts = {f"count/{name}": float(value) for name, value in dataclasses.asdict(self.counters).items()}
-        rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
-        self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
-        self.seconds = {}
-        losses = [
-            f"{name.removeprefix('learn/')} {value:.2f}"
-            for name, value in values.items()
-            if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
-        ]
-        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
-
-    # ---- evaluating, saving, showing ----
+    # ---- evaluating and saving ----
 
     def evaluate(self) -> None:
         """Noise-free episodes, their dreams, and the pictures in the run's folder."""
@@ -223,7 +214,7 @@ class Trainer:
                 pictures.show(board, name, animation, x)
             (folder / f"{name}.gif").write_bytes(animation)
             values |= errors if temperature == 1 else {}
-        self.log(values)
+        self.reporter.log(values)
         pictures.curves(folder, metrics.history())
         counters.evaluated_collected, counters.evaluated_updates = self.schedule.collected, counters.updates
         counters.evaluations += 1
@@ -237,37 +228,22 @@ class Trainer:
         self.saved_at = time.monotonic()
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
-        sums = {key: float(value) for key, value in self.sums.items()}
+        sums = {key: float(value) for key, value in self.reporter.sums.items()}
         state: dict[str, Any] = {"counters": dataclasses.asdict(counters), "sums": sums}
         if self.collector:
             state["collector"], tensors["collector"] = self.collector.state()
         self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Be where it was. Replay is loaded already."""
+        """Restore everything but replay, which is loaded already."""
         state = checkpoint.state
         self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")}, console.print)
         self.agent.set_random_state(checkpoint.tensors("rng"))
         self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
-        self.sums = {key: torch.tensor(value) for key, value in state["sums"].items()}
+        self.reporter.sums = {key: torch.tensor(value) for key, value in state["sums"].items()}
         self.run.metrics.rewind(state["metrics_bytes"], self.counters.env_steps, self.counters.updates)
         if self.collector and "collector" in state:
             tensors = checkpoint.tensors("collector")
             explored = self.counters.agent_steps == self.counters.prefill_agent_steps  # whose memory it is
             if not self.collector.restore(state["collector"], tensors, self.explorer if explored else self.agent):
                 console.print("the environments do not repeat themselves: the episodes under way are begun anew")
-
-    def log(self, values: Mapping[str, float]) -> None:
-        self.run.metrics.log(self.counters.env_steps, self.counters.updates, values)
-        if self.callback:
-            self.callback({"env_steps": self.counters.env_steps, "updates": self.counters.updates, **values})
-
-    def show(self, **newest: str) -> None:
-        """A line that stays, and the bar."""
-        counters, text = self.counters, ", ".join(newest.values())
-        if not self.schedule.prefilled and not self.config.env_steps:
-            self.bar.update(self.schedule.collected, self.config.prefill, **newest)
-        elif self.config.env_steps:
-            self.bar.update(counters.env_steps, self.config.env_steps, **newest)
-        counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
-        console.print(f"{counted}  {text}")

@@ -1,12 +1,12 @@
-"""The words that every model and every actor share: axes, Spec, Batch, states, checked configs, the WorldModel interface.
+"""What all models and actors share: axis letters, configs, Spec, Batch, states, the WorldModel interface.
 
 Axes, in comments and docstrings everywhere:
     B batch   T time   N flat rows (environments, or B*T)   F features   A action   H horizon   K candidates
     C, Y, X   channels, rows and columns of an image
 
-Time, said once. Row t of every sequence holds an image and the action that LED TO it: image[t], action[t] (zero at an
-episode's first row), reward[t] (received on arriving), first[t], terminal[t] (true death only; a time limit is not
-one). An episode of N actions has N + 1 rows.
+Time. Row t of every sequence holds an image and the action that LED TO it: image[t], action[t] (zero at an
+episode's first row), reward[t] (received on arriving), first[t], terminal[t] (a real end; a time limit is not one). An
+episode of N actions has N + 1 rows.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ State: TypeAlias = Any  # a NamedTuple of tensors, rows first; each model define
 
 
 class StrictConfig(BaseModel):
-    """A frozen, checked section of the config. Subclasses stand above what they feed, without defaults."""
+    """A frozen, checked section of the config. Subclasses have no defaults: numbers live in configs/."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
     extras: Mapping[str, Tensor] = {}  # what else a part asked for, by name: row ids, stored latents, visit counts
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch there; a copy from pinned memory does not wait."""
+        """The same batch on a device; copies from pinned memory are asynchronous."""
         moved: Batch = pytree.tree_map(lambda a: a.to(device, non_blocking=True), self)
         return moved
 
@@ -83,7 +83,7 @@ class WorldModel(nn.Module, ABC):
     draw random numbers from the device's default generator, whose state a checkpoint holds.
     """
 
-    step_methods: tuple[str, ...] = ("imagine",)  # called once for every step of time: what compiling pays for
+    step_methods: tuple[str, ...] = ("imagine",)  # called once per time step: worth compiling
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can learn by itself while the rest is frozen, and has an optimiser of its own, by name."""
@@ -127,7 +127,7 @@ class WorldModel(nn.Module, ABC):
         """
 
 
-# ---- states: the same for every tensor of a nest of tuples ----
+# ---- functions on every tensor of a state, a nested tuple ----
 
 
 def tree_map(function: Callable[..., Tensor], *states: State) -> State:
@@ -141,7 +141,7 @@ def tree_where(mask: Tensor, yes: State, no: State) -> State:
 
 
 def tree_repeat(state: State, times: int) -> State:
-    """Every row `times` times, neighbours together: (N, ...) -> (N * times, ...)."""
+    """Every row `times` times, its copies adjacent: (N, ...) -> (N * times, ...)."""
     return tree_map(lambda a: a.repeat_interleave(times, 0), state)
 
 

@@ -4,12 +4,12 @@
                      move mean, sigma and C towards the better ones
 
 The rollouts are dreams: the population is one latent batch of P x R rows, and all candidates meet the same R starts and
-the same noise. Or, with `evaluate_in: env`, they are episodes of the real environments. The first mean is zero, which does
-nothing (of discrete actions it takes the first). What acts is the newest mean, the mean solution, and not the best of a
-population, whose score is luck in part; for the same reason it is evaluated on other starts and noise (trap 40).
+the same noise. Or, with `evaluate_in: env`, they are episodes of the real environments. The first mean is zero, that
+is, no action (of discrete ones the first). What acts is the newest mean, the mean solution, and not the best
+of a population, whose score is luck in part; for the same reason it is evaluated on other starts and noise (trap 40).
 
-Weight decay: weight_decay * mean(w^2) is taken off a candidate's score. (The released es.py subtracts it from the cost
-instead, and so pays for large weights; at .01 and returns of hundreds it is nothing either way.)
+Weight decay: weight_decay * mean(w^2) is subtracted from a candidate's score. (The released es.py subtracts it from the
+cost instead, which rewards large weights; at .01 and returns of hundreds neither matters.)
 
 Two departures from the defaults of pycma 4.5: sigma is adapted by CSA however many weights there are, as in the pycma
 of that time, and not by TPA from 300 on; and an ill-conditioned C is not moved into a hidden change of coordinates.
@@ -36,7 +36,7 @@ class Config(StrictConfig):
     name: str
     hidden: int = Field(ge=0)  # tanh units; 0 is a linear controller
     bias: bool
-    ordinal_actions: bool  # discrete actions are a scale: one tanh output, its range cut into A equal parts, as for Doom
+    ordinal_actions: bool  # discrete actions are a scale: one tanh output, cut into A equal parts, as for Doom
     num_features: int | None = Field(ge=1)  # that many leading features (z comes before h); None reads all
     population: int = Field(ge=4)
     rollouts: int = Field(ge=1)
@@ -46,8 +46,8 @@ class Config(StrictConfig):
     weight_decay: float = Field(ge=0)
     eval_every: int = Field(ge=1)  # generations
     eval_rollouts: int = Field(ge=1)
-    # Act as the mean solution that was evaluated best so far, World Models' "best agent". Only for a model that stays as it
-    # is: scores of dreams of different models do not compare.
+    # Act as the mean solution that was evaluated best so far, World Models' "best agent". Only for a model that stays
+    # as it is: scores of dreams of different models do not compare.
     keep_best: bool
     evaluate_in: Literal["model", "env"]  # scores come from dreams, or from episodes of the real environments
     exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability
@@ -87,7 +87,7 @@ class Evolution(Actor):
     scales: Tensor  # (n,) the roots of their eigenvalues
     path: Tensor  # (n,) evolution path of the covariance
     path_sigma: Tensor  # (n,) evolution path of sigma
-    generation: Tensor  # () generations lived through
+    generation: Tensor  # () generations so far
     decomposed: Tensor  # () the generation of the last decomposition
     best: Tensor  # (n,) the mean solution that was evaluated best
     best_score: Tensor  # () its score; -inf before any was evaluated
@@ -134,8 +134,8 @@ class Evolution(Actor):
 
     @torch.no_grad()
     def learn(self, batch: Batch, states: State, play: Play | None = None) -> dict[str, Tensor]:
-        """One generation, from observed states (B, T, ...). Scores are told without weight decay, and `mean_solution` only when it
-        was evaluated. If no candidate's score is finite, nothing can be learned from them, and nothing changes.
+        """One generation, from observed states (B, T, ...). Metrics are without weight decay, and
+        `mean_solution` is there only when it was evaluated. If no candidate's score is finite, nothing changes.
         """
         config, number = self.config, int(self.generation)
         strategy = self.revived()

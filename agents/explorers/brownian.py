@@ -1,8 +1,8 @@
-"""A random walk of actions: what fills replay where single random actions cancel out (trap 35), as in a car.
+"""A random walk of actions, for environments in which independent ones cancel out (trap 35), as in a car.
 
     action' = clip(action + scale * N(0, 1), -1, 1), from a uniformly random action on
 
-Discrete actions: one number for each walks so, and the action with the largest is taken until another overtakes it.
+Discrete actions: each has a number that walks like this, and the action with the largest number is taken.
 These numbers are reflected at the bounds: clipped ones would tie there, and the first action would win all ties.
 """
 

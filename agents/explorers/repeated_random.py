@@ -1,6 +1,6 @@
-"""Uniformly random actions, each held for a while: what fills replay where single random actions cancel out (trap 35).
+"""Uniformly random actions, each held for a while, where independent ones cancel out (trap 35).
 
-World Models' Doom agent collects so, with 1 to 10 steps. The number of steps is itself uniform in [shortest, longest].
+World Models' Doom agent collects like this, with 1 to 10 steps. Their number is uniform in [shortest, longest].
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Uniformly random actions: what fills replay before anything was learned, and the score that everything must beat."""
+"""Uniformly random actions: they fill replay before anything was learned, and are the baseline of every score."""
 
 import torch
 from torch import Tensor

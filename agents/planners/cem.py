@@ -2,9 +2,8 @@
 
     repeat I times:  draw K action sequences from the proposal;  keep the E with the best imagined return;  refit it
 
-The proposal is N(mean, std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (trap 21); for
-discrete actions it is a categorical distribution per step. PlaNet: mean 0, std 1, no momentum, floor or warm start,
-returns the mean.
+The proposal is that of proposal.py, refitted to samples as clipped. PlaNet: mean 0, std 1, no momentum, floor or warm
+start, returns the mean.
 """
 
 from typing import Literal
@@ -30,7 +29,7 @@ class Config(StrictConfig):
     momentum: float = Field(ge=0, lt=1)  # new = momentum * old + (1 - momentum) * refitted
     warm_start: bool  # begin with the last plan, shifted by one step
     choose: Literal["mean", "best"]  # act on the proposal's mean, or on the best sequence of the last iteration
-    exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability
+    exploration_noise: float = Field(ge=0, le=2)  # standard deviation; for discrete actions a probability
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

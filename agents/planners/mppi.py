@@ -2,11 +2,11 @@
 
     repeat I times:  draw K action sequences from the proposal;  weigh the E with the best imagined return;  refit it
 
-It is CEM with weights: an elite counts exp(inverse_temperature * (its return - the best return)), in units of 1 / return: an elite that falls 1 / inverse_temperature behind the best counts e times less.
-At 0 all elites count alike, which is CEM; the larger it is, the more the best one decides. The proposal is N(mean,
-std^2) per step and dimension, samples clipped to [-1, 1] and refitted as clipped (trap 21); for discrete actions it is a
-categorical distribution per step. TD-MPC2 ends its horizon of 3 with a learned value, and draws some candidates from a
-policy: there is neither here, so the horizon itself has to reach the rewards that matter.
+It is CEM with weights: an elite counts exp(inverse_temperature * (its return - the best return)). An elite that falls
+1 / inverse_temperature behind the best counts e times less. At 0 all elites count alike, which is CEM; the larger it
+is, the more the best one decides. The proposal is that of proposal.py. TD-MPC2 ends its horizon of 3 with a learned
+value, and draws some candidates from a policy: there is neither here, so the horizon itself has to reach the rewards
+that matter.
 """
 
 from typing import Literal, NamedTuple
@@ -36,7 +36,7 @@ class Config(StrictConfig):
         "mean", "sample"
     ]  # act on the proposal's mean, or on an elite drawn by its weight, exploring or not
     proposal_noise: bool  # exploration: N(0, std^2) of the proposal's first step; discrete proposals have no std
-    exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation, on top; for discrete actions a probability
+    exploration_noise: float = Field(ge=0, le=2)  # on top: standard deviation; for discrete actions a probability
 
     @model_validator(mode="after")
     def agree(self) -> "Config":
@@ -117,5 +117,6 @@ def weights(value: Tensor, inverse_temperature: float) -> Tensor:
     A value of -inf is a broken candidate and weighs nothing, at any temperature. If all are broken, all weigh alike.
     """
     best = value.amax(1, keepdim=True)
-    behind = (inverse_temperature * (value - best)).nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # 0 * inf, and inf - inf
+    behind = inverse_temperature * (value - best)
+    behind = behind.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # 0 * inf, and inf - inf
     return behind.masked_fill(value == best, 0).softmax(1)

@@ -26,7 +26,8 @@ def initial_mean(spec: Spec, n: int, horizon: int, device: torch.device | None =
 
 def first_mean(spec: Spec, carry: Carry, warm_start: bool) -> Tensor:
     """The first proposal's mean (N, H, A): the initial one, or with a warm start the last one, shifted by one step."""
-    start = initial_mean(spec, *carry.mean.shape[:2], device=carry.mean.device)
+    n, horizon, _ = carry.mean.shape
+    start = initial_mean(spec, n, horizon, carry.mean.device)
     if not warm_start:
         return start
     shifted = torch.cat([carry.mean[:, 1:], start[:, -1:]], 1)

@@ -1,4 +1,4 @@
-"""Gymnasium's CarRacing as World Models (Ha & Schmidhuber 2018) sees and drives it.
+"""Gymnasium's CarRacing with the images and actions of World Models (Ha & Schmidhuber 2018).
 
 Image: the dashboard, the lowest 12 of 96 rows, is cut off. Action in [-1, 1]^3: steering (-1 left), gas = (a + 1) / 2,
 brake = clip(a, 0, 1): see `published`. Reward: 1000 / tiles for each new tile of the track, -0.1 per step; solved is a
@@ -6,7 +6,7 @@ mean of 900 over 100 tracks. `terminated`: the lap is finished, or the car has l
 of 1,000 steps is `truncated`. The same seed gives the same track and the same episode.
 
 The camera zooms in during the first 50 steps of an episode; they are kept, as in the original data. Actions that change
-at every step hardly move the car: explore with held ones (trap 35)."""
+at every step hardly move the car: explore with actions that are held (trap 35)."""
 
 import gymnasium
 import numpy as np

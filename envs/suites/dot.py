@@ -9,8 +9,8 @@ right, force down) in [-1, 1]^2. One step:
     reward'   = -|position' - GOAL| / FARTHEST          in [-1, 0]
 
 An image shows one Gaussian blob, intensity 255 * exp(-|pixel - position|^2 / (2 RADIUS^2)), with pixel
-centres at (2 i + 1) / side - 1. It shows no velocity: an agent must remember. With so little friction the dot
-must be braked in time, so that planning ahead pays. The functions `reset`, `step`, `draw` are pure and work
+centres at (2 i + 1) / side - 1. It shows no velocity, so an agent needs memory. With so little friction the
+dot must be braked in time, so that planning ahead pays. The functions `reset`, `step`, `draw` are pure and work
 on (N, 4): a planner may take them for its true simulator."""
 
 from typing import Any
@@ -59,8 +59,8 @@ def draw(state: np.ndarray, size: tuple[int, int], gray: bool = True) -> np.ndar
 
 
 class Dot(gymnasium.Env):
-    """The DOT world as a Gymnasium environment; it never ends by itself. `state` (4,) is there to be looked
-    at."""
+    """The DOT world as a Gymnasium environment; it never ends by itself. `state` (4,) may be
+    read."""
 
     def __init__(self, size: tuple[int, int], gray: bool) -> None:
         self.size, self.gray = size, gray

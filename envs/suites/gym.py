@@ -34,8 +34,7 @@ def build(config: Config) -> gymnasium.Env:
 
 
 def make(config: Config) -> gymnasium.Env:
-    """One environment as it is in the wild, made so that it can be rendered if its observation has no
-    image."""
+    """One environment as Gymnasium makes it, with rendering if its observation has no image."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws without a screen, and without complaining
     kwargs = dict(config.kwargs)

@@ -1,4 +1,4 @@
-"""ViZDoom's TakeCover, the second world of World Models (Ha & Schmidhuber 2018): step aside from fireballs.
+"""ViZDoom's TakeCover, the second environment of World Models (Ha & Schmidhuber 2018): step aside from fireballs.
 
 Actions: 0 left, 1 stay, 2 right, for one tic (1/35 s). Reward 1 per tic, the last one included, so that the return is
 the episode's length; solved is a mean of 750 over 100 episodes. Death is `terminated`, the limit of 2,100 tics

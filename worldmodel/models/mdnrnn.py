@@ -2,12 +2,12 @@
 
     V, vision   q(z | image) = N(mean, std^2);  p(image | z) by transposed convolutions and a sigmoid
     M, memory   h_t, c_t = LSTM([z_{t-1}, a_t], h_{t-1}, c_{t-1});  p(z_t | h_t): per dimension a mixture of Gaussians
-    heads       reward from [z_t, h_t], and optionally the probability to continue, from h_t (the original has no reward head)
+    heads       reward from [z_t, h_t], optionally the continue probability from h_t (the original has no reward head)
 
     loss of V = w |image - decoded|^2 + max(KL(q || N(0, 1)), free nats a dimension * dimensions)   a picture
     loss of M = mean over dimensions of -log p(z_t | h_t), z_t ~ q drawn anew each time, + the heads' losses
 
-V learns from pictures alone: M's loss does not reach it. So the two may learn one after the other, as published (V is
+V learns from images alone: M's loss does not train it. So the two may learn one after the other, as published (V is
 then frozen when M learns), or side by side. a_t is the action that led to row t; a first row has h = c = 0.
 """
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, tree_stack
 from worldmodel.networks import gaussian, mixture
 from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
-from worldmodel.networks.dense import MLP, dense, glorot
+from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.recurrent import LSTMCell
 
 PIECE = 1024  # images that are encoded at once where no gradient is wanted
-LOG_STD = (-7.0, 7.0)  # of codes and mixtures: a component that shrinks onto one point would be infinitely likely (trap 14)
+LOG_STD = (-7.0, 7.0)  # of codes and mixtures: a component that shrinks onto one point would be infinitely likely
 
 
 class Config(ModelConfig):
@@ -79,7 +79,7 @@ class VAE(nn.Module):
     def __init__(self, config: Config, image: tuple[int, int, int]) -> None:
         super().__init__()
         self.encoder = Encoder(image, config.depths)
-        self.code = glorot(nn.Linear(self.encoder.size, 2 * config.latent))
+        self.code = glorot_each(nn.Linear(self.encoder.size, 2 * config.latent), 2)  # mean and log variance
         self.decoder = Decoder(config.latent, image, config.depths, config.kernels)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ class MDNRNN(WorldModel):
         self.vision = VAE(config, spec.image_shape)
         self.lstm = LSTMCell(config.latent + spec.action_dim + config.input_is_first, config.hidden)
         outputs = 3 * config.mixtures * config.latent + (config.continue_weight > 0)
-        self.output = glorot(nn.Linear(config.hidden, outputs))  # mixtures, and the logit of going on
+        self.output = glorot(nn.Linear(config.hidden, outputs))  # mixtures, and the logit of not being terminal
         features = config.latent + config.hidden * (1 + config.cell_in_features)
         self.reward_head = MLP(features, config.reward_units, config.reward_layers, 1)
 
@@ -112,12 +112,11 @@ class MDNRNN(WorldModel):
     def initial(self, n: int) -> State:
         zeros = self.output.weight.new_zeros
         config = self.config
-        return State(
-            zeros(n, config.latent), zeros(n, config.hidden), zeros(n, config.hidden), zeros(n, int(config.input_is_first))
-        )
+        hidden, cell = zeros(n, config.hidden), zeros(n, config.hidden)
+        return State(zeros(n, config.latent), hidden, cell, zeros(n, int(config.input_is_first)))
 
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
-        z = gaussian.sample(*self.vision.encode(preprocess(image)))  # acts on samples, not on means, as published (trap 14)
+        z = gaussian.sample(*self.vision.encode(preprocess(image)))  # not the mean, as published (trap 14)
         return self.correct(z, self.lstm(self.inputs(state, action), state.hidden, state.cell), first)
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
@@ -135,7 +134,7 @@ class MDNRNN(WorldModel):
         if not self.config.continue_weight:
             return state.z.new_ones(state.z.shape[:-1])
         logit = F.linear(state.hidden, self.output.weight[-1:], self.output.bias[-1:]).squeeze(-1).float()
-        # A weight on terminal rows multiplies the odds of death that are learned by it: the true ones are wanted here.
+        # A weight on terminal rows multiplies the learned odds of an end by itself. Here the true odds are wanted.
         return (logit + math.log(self.config.terminal_weight)).sigmoid()
 
     def decode(self, state: State) -> Tensor:
@@ -148,8 +147,8 @@ class MDNRNN(WorldModel):
         return torch.cat([state.z, action, state.is_first], -1)
 
     def correct(self, z: Tensor, memory: tuple[Tensor, Tensor], first: Tensor) -> State:
-        """The state of a row whose picture was seen. At an episode's first row nothing is remembered, whatever the LSTM
-        made of the row before it.
+        """The state of a row whose image was observed. At an episode's first row h and c are zero, whatever the LSTM
+        computed from the row before it.
         """
         hidden, cell = (torch.where(first[..., None], 0.0, part) for part in memory)
         return State(z, hidden, cell, first[..., None].to(z.dtype)[..., : int(self.config.input_is_first)])
@@ -157,7 +156,7 @@ class MDNRNN(WorldModel):
     def mixtures(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log weights, means and log standard deviations of the mixtures, (..., Z, K) each.
 
-        In memory Z comes last: a softmax over neighbours, few as they are, would take half of a dream's time.
+        In memory Z comes last: a softmax over K adjacent numbers would take half of the time of imagining.
         """
         config = self.config
         numbers = output[..., : 3 * config.mixtures * config.latent].float()
@@ -169,7 +168,7 @@ class MDNRNN(WorldModel):
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         learn = torch.is_grad_enabled()
         images = batch.image.flatten(0, 1)  # (N, C, Y, X)
-        if part == "memory":  # V does not learn: nothing is kept of its layers, if only the images come in pieces
+        if part == "memory":  # V is frozen: images are encoded in pieces, and no activations are kept
             with torch.no_grad():
                 encoded = [self.vision.encode(preprocess(piece)) for piece in images.split(PIECE)]
             mean, std = map(torch.cat, zip(*encoded, strict=True))  # (N, Z)
@@ -178,7 +177,7 @@ class MDNRNN(WorldModel):
             mean, std = self.vision.encode(pictures)
         z = gaussian.sample(mean, std)
         with torch.set_grad_enabled(learn and part != "vision"):
-            # M's loss does not reach V.
+            # no gradient of M's loss for V
             states = self.scan(z.detach().unflatten(0, batch.reward.shape), batch)  # (B, T, ...)
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
@@ -205,7 +204,7 @@ class MDNRNN(WorldModel):
     def scan(self, codes: Tensor, batch: Batch) -> State:
         """The states (B, T, ...) of sequences whose pictures have the codes (B, T, Z).
 
-        All inputs of the LSTM are known beforehand: their products with its matrix are one product over all of time.
+        All inputs of the LSTM are known beforehand: their product with its matrix is one product for all time steps.
         """
         before = torch.cat([torch.zeros_like(codes[:, :1]), codes[:, :-1]], 1)
         first = batch.first
@@ -225,7 +224,7 @@ class MDNRNN(WorldModel):
         config = self.config
         output = self.output(states.hidden.flatten(0, 1))  # (N, outputs)
         nll = mixture.nll(states.z.flatten(0, 1), *self.mixtures(output)).mean(-1).view(batch.first.shape)
-        predictable = ~batch.first  # nothing could be known of an episode's first row, nor, here, of a sequence's
+        predictable = ~batch.first  # an episode's first row cannot be predicted, nor, here, a sequence's
         predictable[:, 0] = False
         target = batch.reward / config.reward_divisor
         reward = self.reward_head(self.features(states)).squeeze(-1).float()  # (B, T)

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, split_time, tree_map, tree_stack
 from worldmodel.networks import gaussian
 from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
-from worldmodel.networks.dense import MLP, dense, glorot
+from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.recurrent import GRUCell
 
 
 class Config(ModelConfig):
-    deter: int = Field(ge=0, le=16384)  # units of the deterministic path h; 0 leaves the stochastic one alone (SSM)
-    stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0 leaves the deterministic path alone (RNN)
+    deter: int = Field(ge=0, le=16384)  # units of the deterministic path h; 0: none (SSM)
+    stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0: no stochastic path (RNN)
     hidden: int = Field(ge=1, le=16384)
     min_std: float = Field(gt=0, le=1)
     # channels of the encoder's convolutions; the decoder mirrors them
@@ -87,7 +87,8 @@ class RSSM(WorldModel):
             self.gru = GRUCell(config.hidden, config.deter)
         if config.stoch:
             self.prior = MLP(belief, config.hidden, 1, 2 * config.stoch)
-            # One dense layer on [h, embedding], kept as two halves: the image's half runs once for all of time.
+            glorot_each(self.prior.output, 2)  # mean and std are two layers in the release
+            # One dense layer on [h, embedding], kept as two halves: the image's half runs once for all time steps.
             joint = glorot(nn.Linear(belief + self.encoder.size, config.hidden))
             self.posterior_belief = nn.Linear(belief, config.hidden)
             self.posterior_image = nn.Linear(self.encoder.size, config.hidden, bias=False)
@@ -95,7 +96,7 @@ class RSSM(WorldModel):
                 self.posterior_belief.weight.copy_(joint.weight[:, :belief])
                 self.posterior_image.weight.copy_(joint.weight[:, belief:])
                 self.posterior_belief.bias.zero_()
-            self.posterior = glorot(nn.Linear(config.hidden, 2 * config.stoch))
+            self.posterior = glorot_each(nn.Linear(config.hidden, 2 * config.stoch), 2)
         else:
             self.posterior_image = glorot(nn.Linear(self.encoder.size, config.hidden))
             self.correct = GRUCell(config.hidden, config.deter)
@@ -194,7 +195,7 @@ class RSSM(WorldModel):
                 "entropy_prior": gaussian.entropy(prior.std).mean(),
                 "entropy_posterior": gaussian.entropy(states.std).mean(),
             }
-        else:  # without z nothing ties the prediction to the image: let the same heads read it before the image is seen, too
+        else:  # without z no KL trains the prediction: the heads read the state before the image, too
             before = State(torch.stack(beliefs, 1), *[torch.stack(beliefs, 1)[..., :0]] * 3)
             ahead, _ = self.heads(before, batch, image)
             losses = {name: 0.5 * (losses[name] + ahead[name]) for name in losses}
@@ -208,7 +209,7 @@ class RSSM(WorldModel):
         target = batch.reward.flatten() / config.reward_divisor
         decoded = self.decoder(features).float()
         losses = {
-            # Half the sum_squared_error, as in unit_nll.
+            # Half the squared error, as in unit_nll.
             "image": config.image_weight * 0.5 * gaussian.sum_squared_error(image.flatten(0, 1), decoded),
             "reward": config.reward_weight * gaussian.unit_nll(target, reward).mean(),
         }
@@ -219,8 +220,8 @@ class RSSM(WorldModel):
         return losses, {"reward_error": (reward - target).abs().mean() * config.reward_divisor}
 
     def kl_loss(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
-        """(1/D) sum over d = 1..D of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7). D = 1 is
-        the plain KL; in sequences that are shorter D is the largest distance that they have.
+        """(1/D) sum over d = 1..D of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7). D = 1
+        is the plain KL; in sequences that are shorter D is the largest distance that they have.
         """
         distances = max(1, min(self.config.overshooting, batch.first.shape[1] - 1))
         plain = F.relu(divergence - self.config.free_nats).mean()

@@ -54,7 +54,7 @@ class Decoder(nn.Module):
     """A linear layer, then transposed convolutions of stride 2 back to an image: (N, F) -> (N, C, Y, X).
 
     PlaNet: 1024 channels at 1x1, then 128 k5, 64 k5, 32 k6 (ReLU), 3 k6 (linear), which is 64x64 exactly. For another
-    size the map starts as the smallest grid that grows beyond the image, and what stands over is cropped evenly.
+    size it starts from the smallest grid whose output covers the image, and the excess is cropped evenly.
     """
 
     def __init__(self, features: int, image: tuple[int, int, int], depths: Sequence[int], kernels: Sequence[int]):
@@ -112,12 +112,12 @@ def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
 
 class Shuffled(torch.autograd.Function):
     """A transposed convolution of stride 2 as a convolution that computes the 2x2 pixels of every cell as channels, and
-    then lays them out:
+    a pixel shuffle:
 
         out[2y + p, 2x + q] = sum over i, j of image[y - i, x - j] weight[2i + p, 2j + q] + bias
 
-    An odd kernel gets a row and a column of zeros, and what they add to the output is cut off. Backwards the transposed
-    convolution's own gradient is the faster one.
+    An odd kernel gets a row and a column of zeros, and what they add to the output is cut off. Backwards,
+    the gradient of the transposed convolution itself is faster.
     """
 
     @staticmethod

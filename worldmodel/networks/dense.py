@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
-PACKABLE = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_available() else ()  # what the library can
+PACKABLE = (torch.float32, torch.bfloat16) if torch.backends.mkldnn.is_available() else ()  # by oneDNN
 
 
 def glorot(module: Module) -> Module:
@@ -57,7 +57,7 @@ packed = PackedLayers()
 def packed_weights() -> Iterator[None]:
     """Within it, dense layers that need no gradient are packed for the CPU's matrix product when they are first used: a
     plan asks for the same few matrices hundreds of times. Weights must not change meanwhile. Nothing is kept beyond it,
-    so that no way of changing weights can be missed.
+    so packed copies cannot become stale.
     """
     outer = packed.layers
     packed.layers = {} if outer is None else outer
@@ -93,6 +93,13 @@ class MLP(nn.Sequential):
             parts += [nn.Linear(here, there), nn.ReLU()]
         super().__init__(*parts, nn.Linear(sizes[-1], outputs))
         glorot(self)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last layer."""
+        layer = self[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))

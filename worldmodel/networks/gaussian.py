@@ -19,8 +19,9 @@ def sample(mean: Tensor, std: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x), element by element, without relative precision far below 0 where no gradient is wanted: on a
-    CPU exp and log are vectorised, and the library's own function takes more time than the matrices beside it.
+    """log(1 + e^x), element by element. On a CPU and without gradients it is computed by exp and log, which are
+    vectorised there: the library's own function takes longer than the matrix products around it. Far below 0 that is
+    imprecise.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu":
         return F.softplus(x)
@@ -43,7 +44,7 @@ def entropy(std: Tensor) -> Tensor:
 
 
 def sum_squared_error(target: Tensor, mean: Tensor) -> Tensor:
-    """The sum of sum_squared_error of a row's differences, averaged over rows, (): in one pass over pictures forwards, and in one
+    """The sum of squares of a row's differences, averaged over rows, (): in one pass over pictures forwards, and in one
     backwards.
     """
     return F.mse_loss(mean, target, reduction="sum") / len(target)

@@ -1,4 +1,4 @@
-"""Where all models draw their noise: from the default generator of the tensors' device, or in common for blocks of rows."""
+"""The noise of models: from the default generator of the tensors' device, or common to blocks of rows."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ noise = Noise()
 def common_random_numbers(blocks: int) -> Iterator[None]:
     """Common random numbers: rows come in so many blocks of equal length, and every block draws the same noise.
 
-    Candidates that dream side by side are then told apart by what they do, and not by their luck (trap 40).
+    Candidates that are imagined side by side then differ by their actions, not by their random numbers (trap 40).
     """
     before, noise.copies = noise.copies, blocks
     try:

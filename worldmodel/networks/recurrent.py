@@ -9,7 +9,7 @@ from worldmodel.networks.dense import dense, glorot
 class GRUCell(nn.Module):
     """PlaNet's GRU: the reset gate multiplies h BEFORE the candidate's matrix, one bias set, gate biases start at 1.
 
-    r, u = sigmoid(W [x, h] + b);  c = tanh(V [x, r h] + d);  h' = u h + (1 - u) c.       (torch's GRUCell differs: T18)
+    r, u = sigmoid(W [x, h] + b);  c = tanh(V [x, r h] + d);  h' = u h + (1 - u) c.       (trap 18: torch's differs)
     """
 
     def __init__(self, inputs: int, units: int) -> None:
@@ -20,14 +20,14 @@ class GRUCell(nn.Module):
         nn.init.ones_(self.gates.bias)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        low = h.to(x.dtype)  # h itself keeps all its digits
+        low = h.to(x.dtype)  # h itself stays in float32
         reset, update = dense(self.gates, torch.cat([x, low], -1), "sigmoid").chunk(2, -1)
         candidate = dense(self.candidate, torch.cat([x, reset * low], -1), "tanh")
         return torch.lerp(candidate.to(h.dtype), h, update.to(h.dtype))
 
 
 class LSTMCell(nn.Module):
-    """An LSTM with one bias (torch's has two), in two halves, so that known inputs enter for all of time at once.
+    """An LSTM with one bias (torch's has two), in two halves, so that known inputs are one product for all time steps.
 
     i, f, o = sigmoid, g = tanh of W x + b + U h;  c' = f c + i g;  h' = o tanh(c').
 

@@ -4,7 +4,7 @@ Rows lie in rings, one for each stream: whole episodes share one stream, environ
 episodes go on have one each. A sequence is any `length` rows in a row of a ring, so every row, the last ones of an
 episode included (trap 33), is drawn equally often, and episodes simply follow each other: `first` marks where the model
 must forget. When a ring is full its oldest chunk makes room. Where the rows lie, in memory, in a file or on a GPU, is
-the business of storage.py.
+decided in storage.py.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ class Replay:
         self.first.write(oldest, np.array([True]))
 
     def sample(self, rng: np.random.Generator, batch_size: int | None = None, length: int | None = None) -> Batch:
-        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring is run around. The batch
+        """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring repeats. The batch
         is new memory, on the device where the rows lie; pinned, if it is to be copied to another one.
         """
         drawn = rng.integers(len(self), size=batch_size or self.config.batch_size)
@@ -140,7 +140,7 @@ class Replay:
         start = (drawn - (np.cumsum(live) - live)[stream])[:, None]  # (B, 1)
         rows = (start + np.arange(length or self.config.batch_length)) % live[stream, None]  # (B, T)
         place = stream[:, None] * self.ring + (self.begin[stream, None] + rows) % self.ring
-        # A GPU need not end what it is doing for that.
+        # An asynchronous copy: it does not wait for the GPU.
         at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)
         columns = (self.image, self.action, self.reward, self.first, self.terminal)
         return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
@@ -178,7 +178,7 @@ class Replay:
         for chunk in chunks:
             try:
                 if chunk.stream >= self.streams:
-                    raise DamagedChunk(f"replay chunk {chunk.digest}.npz is of stream {chunk.stream}: there are {self.streams}")
+                    raise DamagedChunk(f"replay chunk {chunk.digest} is of stream {chunk.stream} of {self.streams}")
                 episode = read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec)
             except DamagedChunk as error:
                 if skip is None:

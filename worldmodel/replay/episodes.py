@@ -23,7 +23,7 @@ class Episode(NamedTuple):
     terminal: np.ndarray  # (N + 1,) bool, only ever true in the last row
 
     def plain(self) -> "Episode":
-        """With the types and the layout that are promised above: what is kept is then exactly what has the digest."""
+        """With the types and the layout that are listed above: what is stored is then exactly what the digest is of."""
         types = (np.uint8, np.float32, np.float32, np.bool_)
         return Episode(*(np.ascontiguousarray(array, kind) for array, kind in zip(self, types, strict=True)))
 

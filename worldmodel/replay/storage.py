@@ -21,7 +21,7 @@ from torch import Tensor
 from worldmodel.base import Spec
 
 RESERVE = 1 << 30  # bytes left to the model, the libraries and the rest of the machine when storage is planned
-THREADS = 2  # that read side by side; copying from the page cache is work for a CPU
+THREADS = 2  # that read side by side: copying from the page cache takes CPU time
 SLOW = 2e9  # bytes per second; the page cache gives several times as much, disks mostly less
 CPU = torch.device("cpu")
 Kind: TypeAlias = Literal["memory", "disk", "device"]
@@ -36,7 +36,7 @@ class TensorColumn:
     def __init__(
         self, rows: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, pinned: bool
     ) -> None:
-        self.rows = torch.empty(rows, *shape, dtype=dtype, device=device)  # untouched pages of memory take none
+        self.rows = torch.empty(rows, *shape, dtype=dtype, device=device)  # unwritten pages take no memory
         self.pinned = pinned
 
     def write(self, at: int, rows: np.ndarray) -> None:
@@ -50,11 +50,11 @@ class TensorColumn:
 
 
 class FileColumn:
-    """Rows of bytes in a file without a name: it goes with the process, however that ends.
+    """Rows of bytes in a file without a name: the system deletes it when the process ends, however it ends.
 
     Read by preadv, not mapped: as fast when the system still has the file in its cache, and far faster when it has not
     (docs/log.md; benchmarks/replay.py measures it as it is now). What was read never counts as this process's memory,
-    and a disk that is full or damaged is an error that can be caught, not a deadly signal.
+    and a disk that is full or damaged is an error that can be caught, not a signal that ends the process.
     """
 
     def __init__(self, shape: tuple[int, ...], folder: Path, pinned: bool) -> None:

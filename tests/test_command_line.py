@@ -1,0 +1,259 @@
+"""Starting runs: from Python as from the command line, under any name and in any folder, two at once, in sweeps."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import runs
+
+import agents
+import train
+import training
+from training import command_line
+from training import start as start_room
+from training.components import ROOT
+from training.run import Run, RunError
+from worldmodel.base import ConfigError
+
+FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_every=100"]
+
+
+# ---- from Python ----
+
+
+def test_train_does_what_the_command_does_and_gives_the_run(tmp_path: Path) -> None:
+    told: list[Mapping[str, float]] = []
+    run = training.train(*runs.TINY, "run=r", f"runs={tmp_path / 'call'}", callback=told.append)
+    assert isinstance(run, Run) and run.folder == tmp_path / "call" / "r"
+    assert train.main([*runs.TINY, "run=r", f"runs={tmp_path / 'command'}"]) == 0
+    assert runs.digests(run.folder) == runs.digests(tmp_path / "command" / "r")
+    for prefix in ("learn/", "collect/", "evaluate/return"):
+        assert runs.logged(run.folder, prefix) == runs.logged(tmp_path / "command" / "r", prefix)
+    history = run.metrics.history()
+    assert [dict(values) for values in told] == [
+        {"env_steps": row.pop("step"), "updates": row.pop("updates"), **row} for row in history
+    ]
+    assert agents.load(run.folder, "cpu").spec == run.spec
+
+
+def test_train_goes_on_with_a_run(tmp_path: Path) -> None:
+    words = ("run=r", f"runs={tmp_path}")
+    training.train(*runs.TINY, *words, "train.env_steps=30")
+    run = training.train(*words, "train.env_steps=60")
+    assert runs.digests(run.folder)["env_steps"] == 60
+    assert runs.go(tmp_path / "whole") == 0
+    assert runs.digests(run.folder) == runs.digests(tmp_path / "whole" / "r")
+
+
+def test_train_raises_what_the_command_says(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'env_steps'"):
+        training.train("exp=smoke", f"runs={tmp_path}", "train.env_stepz=3")
+    with pytest.raises(RunError, match="is not a run"):
+        training.train("exp=smoke", f"runs={tmp_path}", f"model_from={tmp_path / 'nowhere'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_callback_that_raises_ends_it_and_the_run_is_saved_and_free(tmp_path: Path) -> None:
+    def enough(values: Mapping[str, float]) -> None:
+        if values["env_steps"] >= 20:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        training.train(*runs.TINY, "run=r", f"runs={tmp_path}", callback=enough)
+    assert runs.digests(tmp_path / "r")["env_steps"] == 20
+    assert runs.go(tmp_path) == 0
+
+
+def test_it_trains_in_another_thread(tmp_path: Path) -> None:
+    """As in a notebook's server; only the main one can handle signals."""
+    done: list[Run] = []
+    thread = threading.Thread(target=lambda: done.append(training.train(*FEW, "run=r", f"runs={tmp_path}")))
+    thread.start()
+    thread.join()
+    assert runs.digests(done[0].folder)["env_steps"] == 15
+
+
+# ---- names and paths ----
+
+ODD = ["a,b", "~home", "x (copy)", "it's", "a=b", "ünï", "a b", "100%", "{x}", "[1,2]", "$HOME", "a\\b", 'say "q"', "#1"]
+ODD += ["ends\\", "\\'", "a\\\\'b", "4711", "true", "~", "a:b", "*", "?", "null "]
+
+
+@pytest.mark.parametrize("name", ["4711", "007", "1e5", "true", "a,b", "a=b", "x+y", "-m", "null_", "3.5", "ünï"])
+def test_a_run_s_name_is_what_was_typed(name: str, tmp_path: Path) -> None:
+    config = runs.composed("exp=smoke", f"runs={tmp_path}", f"run={name}")
+    assert (config.root.run, config.folder) == (name, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["4711", "a,b"])
+def test_it_is_found_again_by_its_name(name: str, tmp_path: Path) -> None:
+    words = [f"runs={tmp_path}", f"run={name}"]
+    assert train.main([*FEW, *words]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert train.main([*words, "train.env_steps=20"]) == 0
+    assert runs.digests(tmp_path / name)["env_steps"] == 20
+    assert Run.read(tmp_path / name).config["run"] == name
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "x (copy)", "a b", "~", ".hidden", "a\nb"])
+def test_a_name_that_is_no_good_for_a_folder_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*FEW, f"runs={tmp_path}", f"run={name}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: run: ") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_folders_may_have_any_name(odd: str) -> None:
+    config = runs.composed("exp=offline", f"data={odd}", f"runs=a/{odd}", "run=s")
+    assert (config.root.data, config.root.runs, config.folder) == (odd, f"a/{odd}", Path("a") / odd / "s")
+    for key in ("runs", "data", "model_from"):
+        words = [f"{key}={odd}"]
+        assert [command_line.unquoted(command_line.as_hydra_reads(word).lstrip("+")) for word in words] == words
+    with pytest.raises(RunError, match=re.escape(f"{odd} is not a run")):
+        runs.composed("exp=dream_control", f"model_from=there/{odd}")
+
+
+def test_recorded_episodes_in_a_folder_of_an_odd_name(tmp_path: Path) -> None:
+    assert runs.go(tmp_path, "train.env_steps=15", "train.eval_every=100") == 0
+    data = tmp_path / "a, ~b (c)"
+    (tmp_path / "r" / "replay").rename(data)
+    model = [word for word in runs.TINY if word.startswith(("model.", "replay.", "agent."))]
+    words = ["exp=offline", "model=rssm_tiny", *model, "train.learn.model.updates=2", "train.learn.model.eval_every=2"]
+    words += ["actor=cem_tiny", f"data={data}", f"runs={tmp_path / 'x, (y)'}", "run=s"]
+    assert train.main(words) == 0
+    assert runs.digests(tmp_path / "x, (y)" / "s")["updates"] == 2
+
+
+def test_what_is_printed_to_go_on_can_be_typed(tmp_path: Path) -> None:
+    folder = tmp_path / "it's, (a) copy"
+    assert train.main([*FEW, "run=4711", f"runs={folder}"]) == 0
+    command = Run.read(folder / "4711").command("train.env_steps=20").replace("python ", f"{sys.executable} ", 1)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert runs.digests(folder / "4711")["env_steps"] == 20
+
+
+# ---- two at once ----
+
+
+def test_the_second_of_two_jobs_that_start_at_once_is_refused_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both have seen that there is no run yet; the first is there while the second still builds."""
+    first, build, found = [], start_room.build_agents, {}
+
+    def overtaken(*words: object) -> object:
+        if not first:
+            first.append(None)  # so that the first does not wait for itself
+            monkeypatch.setattr(start_room, "build_agents", build)
+            first[0] = start_room.start(runs.composed(*runs.TINY, "run=r", f"runs={tmp_path}"), lambda: False)
+            found.update(contents(tmp_path / "r"))
+        return build(*words)
+
+    monkeypatch.setattr(start_room, "build_agents", overtaken)
+    assert runs.go(tmp_path, "seed=7") == 1
+    assert f"is being trained by process {os.getpid()}" in capsys.readouterr().err
+    assert contents(tmp_path / "r") == found and found["config.yaml"]
+    assert Run.read(tmp_path / "r").config["seed"] == 0
+    first[0].close()
+    assert runs.go(tmp_path) == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of the files that say what a run is."""
+    return {name: (folder / name).read_bytes() for name in ("config.yaml", "run.json", "lock")}
+
+
+def test_a_run_that_was_begun_and_left_meanwhile_is_not_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build, overtook = start_room.build_agents, []
+
+    def overtaken(*words: object) -> object:
+        if not overtook:
+            overtook.append(True)
+            assert runs.go(tmp_path, "train.env_steps=15") == 0
+        return build(*words)
+
+    monkeypatch.setattr(start_room, "build_agents", overtaken)
+    assert runs.go(tmp_path, "seed=7") == 1
+    assert "has just been begun by another process" in capsys.readouterr().err
+    assert Run.read(tmp_path / "r").config["seed"] == 0 and runs.digests(tmp_path / "r")["env_steps"] == 15
+    assert runs.go(tmp_path, "train.env_steps=20") == 0  # nobody holds it
+
+
+@pytest.mark.slow
+def test_two_processes_that_start_at_once_leave_one_whole_run(tmp_path: Path) -> None:
+    processes = [runs.process(f"seed={seed}", "train.env_steps=300", folder=tmp_path) for seed in (1, 2)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    codes = [code for _, code in ended]
+    assert sorted(codes)[0] == 0 and max(codes) in (1, 2), ended
+    winner = 1 + codes.index(0)
+    assert Run.read(tmp_path / "r").config["seed"] == winner
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["seed"] == winner
+    assert runs.go(tmp_path / "alone", f"seed={winner}", "train.env_steps=300") == 0
+    assert runs.digests(tmp_path / "r") == runs.digests(tmp_path / "alone" / "r")
+
+
+# ---- sweeps ----
+
+
+def sweep(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "train.py", "-m", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_bad_member_does_not_stop_the_others_and_the_end_says_which(tmp_path: Path) -> None:
+    done = sweep(*FEW, f"runs={tmp_path / 'a, (b)'}", "seed=1,2", "actor.elites=2,50")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[-3] == "2 of 4 runs of the sweep failed:"
+    for line, seed in zip(lines[-2:], (1, 2), strict=True):
+        assert f"seed={seed}" in line and "actor.elites=50" in line and line.endswith("(exit code 2)")
+    assert done.stderr.count("error: actor: elites is 50 but there are only 6 candidates") == 2
+    found = sorted((tmp_path / "a, (b)").glob("*/run.json"))
+    assert sorted(json.loads(path.read_text())["seed"] for path in found) == [1, 2]
+    assert all(runs.digests(path.parent)["env_steps"] == 15 for path in found)
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_mistake_ends_well(tmp_path: Path) -> None:
+    done = sweep(*FEW, f"runs={tmp_path}", "actor=cem_tiny,shooting_tiny", "actor.elites=2")
+    assert done.returncode == 2 and "actor.elites: there is no such key" in done.stderr  # shooting has none
+    words = [word for word in FEW if not word.startswith("actor.")]
+    done = sweep(*words, f"runs={tmp_path / 'b'}", "actor=cem_tiny,shooting_tiny", "seed=1")
+    assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
+    assert {Run.read(path.parent).config["actor"]["name"] for path in (tmp_path / "b").glob("*/run.json")} == {
+        "cem", "shooting"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["actor=cem,cen"], "actor: there is no 'cen'"),
+        (["train.env_steps={"], "train.env_steps={: not of the form key=value"),
+    ],
+)
+def test_a_sweep_with_a_word_that_cannot_be_read_begins_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["-m", *FEW, f"runs={tmp_path}", *words]) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_values_without_a_sweep_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*FEW, f"runs={tmp_path}", "seed=1,2"]) == 2
+    assert "error: seed=1,2: several values are a sweep, which needs -m" in capsys.readouterr().err

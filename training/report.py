@@ -1,0 +1,75 @@
+"""What a run tells while it learns: means of metrics, where the time went, a line and a bar."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.progress import ProgressBar, console
+from training.run import Run
+from training.schedule import Config, Schedule
+
+
+class Reporter:
+    """Metrics are summed up over the updates between two reports."""
+
+    schedule: Schedule  # the trainer's
+
+    def __init__(self, config: Config, run: Run, callback: Callable[[Mapping[str, float]], Any] | None) -> None:
+        self.config, self.run, self.callback = config, run, callback
+        self.sums: dict[str, Any] = {}  # of metrics, since the last report
+        self.seconds: dict[str, float] = {}
+        self.bar = ProgressBar(config.env_steps, 0)
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Of one update."""
+        for name, value in {**metrics, "updates": torch.ones(())}.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+
+    def learned(self, began: float) -> None:
+        """Updates have ended that began at a time of time.perf_counter(). Reading the sums waits for a GPU, whose work
+        belongs to the time that is taken.
+        """
+        self.sums = {name: float(total) for name, total in self.sums.items()}
+        self.seconds["learn"] = self.seconds.get("learn", 0.0) + time.perf_counter() - began
+
+    def report(self) -> None:
+        """The means over the updates since the last report, and where the time went."""
+        number = float(self.sums.pop("updates"))
+        skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith("/skipped"))])
+        values = {
+            f"learn/{name}": total if name.endswith("/skipped") else total / max(1.0, number - skipped)
+            for name, total in self.sums.items()
+        }
+        self.sums = {}
+        counters = dataclasses.asdict(self.schedule.counters)
+        counts = {f"count/{name}": float(value) for name, value in counters.items()}
+        rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
+        self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
+        self.seconds = {}
+        losses = [
+            f"{name.removeprefix('learn/')} {value:.2f}"
+            for name, value in values.items()
+            if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
+        ]
+        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """In the run's files, and to the caller of training.train."""
+        counters = self.schedule.counters
+        self.run.metrics.log(counters.env_steps, counters.updates, values)
+        if self.callback:
+            self.callback({"env_steps": counters.env_steps, "updates": counters.updates, **values})
+
+    def show(self, **newest: str) -> None:
+        """A line that stays, and the bar."""
+        counters, text = self.schedule.counters, ", ".join(newest.values())
+        if not self.schedule.prefilled and not self.config.env_steps:
+            self.bar.update(self.schedule.collected, self.config.prefill, **newest)
+        elif self.config.env_steps:
+            self.bar.update(counters.env_steps, self.config.env_steps, **newest)
+        counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
+        console.print(f"{counted}  {text}")
