@@ -174,10 +174,10 @@ class Agent:
             total = total + loss
             metrics |= {f"{part}/{name}": value for name, value in ({"loss": loss} | found).items()}
         metrics |= self.optimizers.step(total, learning)
+        bad = metrics[f"{learning[0]}/skipped"]
         if "actor" in parts:
             with torch.no_grad():
-                self.actor.after_update()
-        bad = metrics[f"{learning[0]}/skipped"]
+                self.actor.after_update(1 - bad)
         return {
             name: value if name.endswith("/skipped") else value.detach().where(bad == 0, 0)
             for name, value in metrics.items()

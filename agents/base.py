@@ -97,8 +97,10 @@ class Actor(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def after_update(self) -> None:
-        """Called after every step of its optimisers: target networks follow here. No value may be read on the CPU."""
+    def after_update(self, updated: Tensor) -> None:
+        """Called after every step of its optimisers: target networks follow here. updated: 1., or 0. if the update was
+        skipped, (); then nothing may change. No value may be read on the CPU.
+        """
 
     def learn(self, batch: Batch, states: State, play: Play | None = None) -> dict[str, Tensor]:
         """Improve by its own means, from a batch and its observed states (B, T, ...), or by playing in the real

@@ -149,7 +149,8 @@ class Optimizers:
             part, i = where[name]
             parameter = self.optimizers[part].param_groups[0]["params"][i]
             # The fused optimiser reads as many moments as the parameter has numbers, beyond the end of fewer ones.
-            if value.shape not in (parameter.shape, torch.Size([])) or not value.is_floating_point():
+            wanted = torch.Size([]) if key == "step" else parameter.shape
+            if value.shape != wanted or not value.is_floating_point():
                 raise ValueError(f"the optimiser's state {path!r} is {value.dtype} {tuple(value.shape)}, "
                                  f"its parameter {tuple(parameter.shape)}")  # fmt: skip
             if not value.isfinite().all():

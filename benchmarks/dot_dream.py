@@ -91,7 +91,7 @@ class Lived(WorldModel):
 
 
 def no_end(spec: Spec) -> Batch:
-    """What an actor that learns in dreams reads of a batch beside the states: that none of its (B, 1) rows is terminal."""
+    """What an actor that learns in dreams reads of a batch beside the states: none of its (B, 1) rows is terminal."""
     rows = torch.zeros(STARTS, 1)
     image = torch.zeros(STARTS, 1, *spec.image_shape, dtype=torch.uint8)
     return Batch(image, torch.zeros(STARTS, 1, spec.action_dim), rows, rows.bool(), rows.bool())

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from agents.objectives.reward import Reward  # noqa: E402
 from agents.planners import cem  # noqa: E402
 from envs.suites import dot  # noqa: E402
+from training.command_line import component_section  # noqa: E402
 from training.rollout import episode_seed  # noqa: E402
 from training.trained import EVALUATE  # noqa: E402
 from worldmodel.base import Batch, Spec, WorldModel  # noqa: E402
@@ -97,8 +97,7 @@ def random(episodes: int = 20) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
-    settings |= yaml.safe_load((ROOT / "configs/actor/cem_dot.yaml").read_text())
+    settings = component_section(("actor",), "cem_dot")
     low, high = random(), oracle(settings)
     print(f"random {low:.2f}   CEM with the true simulator {high:.2f}")
     if len(sys.argv) > 1:

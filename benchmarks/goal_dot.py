@@ -116,7 +116,8 @@ def main() -> None:
     trained = TrainedRun(options.run, "cpu", options.seed)
     config, agent = trained.section(None, options.overrides), trained.agent
     start, goals = pairs(options.pairs, options.seed)
-    side, result = agent.spec.image_shape[2], {}
+    side = agent.spec.image_shape[2]
+    result: dict[str, Any] = {}
     for name in ("simulator", "model"):
         torch.manual_seed(options.seed)
         began = time.perf_counter()

@@ -33,9 +33,9 @@ EPISODE, SAVE_EVERY = 5, 3
 RECIPE = [
     "exp=smoke", f"env.time_limit={EPISODE}", "train.prefill=2", "train.learn.model.updates=2",
     "train.eval_every=10", "train.eval_episodes=1", f"train.save_every={SAVE_EVERY}", "replay.batch_size=2",
-    "replay.batch_length=4", "replay.capacity=400", "model.deter=8", "model.stoch=4", "model.hidden=8", "model.depths=[4,8]",
-    "actor.horizon=3", "actor.candidates=6", "actor.elites=2", "agent.device=cpu", "agent.precision=fp32",
-    "agent.threads=1",
+    "replay.batch_length=4", "replay.capacity=400", "model.deter=8", "model.stoch=4", "model.hidden=8",
+    "model.depths=[4,8]", "actor.horizon=3", "actor.candidates=6", "actor.elites=2", "agent.device=cpu",
+    "agent.precision=fp32", "agent.threads=1",
 ]  # fmt: skip
 # A save of this tiny recipe is over in a few milliseconds: writing is slowed down, so that a kill can hit it anywhere.
 SLOWLY = """
@@ -115,7 +115,8 @@ def lived(log: Path) -> int:
 def content(run: Path) -> list[Any]:
     """The newest checkpoint, all but the counters that tell when it was saved and evaluated."""
     newest = Run.read(run).newest()
-    counters = {k: v for k, v in newest.state["counters"].items() if k not in ("saved_collected", "evaluated_collected")}
+    when = ("saved_collected", "evaluated_collected")
+    counters = {key: value for key, value in newest.state["counters"].items() if key not in when}
     files = {
         name: newest.manifest["files"][f"{name}.safetensors"]["bytes"] for name in ("model", "actor", "optim", "rng")
     }

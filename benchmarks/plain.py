@@ -1,8 +1,8 @@
 """PlaNet's update and plan, written plainly: what benchmarks/speed.py compares ours with.
 
-Equation by equation as in worldmodel/models/rssm.py and agents/planners/cem.py, on the same weights and with the same random numbers,
-in eager float32 and in the ordinary way: everything of a step is computed in that step, and layers are the library's.
-tests/test_plain.py holds that both compute the same.
+Equation by equation as in worldmodel/models/rssm.py and agents/planners/cem.py, on the same weights and with the same
+random numbers, in eager float32 and in the ordinary way: everything of a step is computed in that step, and layers are
+the library's. tests/test_plain.py holds that both compute the same.
 """
 
 from typing import NamedTuple

@@ -42,7 +42,7 @@ def record(folder: Path) -> dict[str, Any]:
     seconds = sum(max(events) - min(events) for events in times)  # one file for each process
     pieces, counters = folder / "trained.txt", run.newest().state["counters"]
     trained = [line.split(" ", 1) for line in pieces.read_text("utf8").splitlines()] if pieces.exists() else []
-    rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in run.history()]
+    rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in run.metrics.history()]
     left = {name: folder / f"{name}.json" for name in LEFT}
     return {
         "command": re.sub(r" \+*runs=\S+", "", run.info["command"]),  # where the runs lie says nothing

@@ -76,8 +76,10 @@ def child(way: str) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    keep_memory()  # as training does
-    config = Config(batch=BATCH, length=LENGTH, capacity=1_000_000)
+    keep_freed_memory()  # as training does
+    config = ReplayConfig(
+        batch_size=BATCH, batch_length=LENGTH, capacity=1_000_000, storage="auto", memory_gb=options.budget_gb
+    )
     rng, budget = np.random.default_rng(0), options.budget_gb * 1e9
     episodes = int(4 * budget / storage.row_bytes(SPEC)) // (EPISODE + 1)
     image = rng.integers(256, size=(EPISODE + 1, *SPEC.image_shape), dtype=np.uint8)
@@ -87,7 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     before = RESIDENT().rss
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    place = storage.Place("memory" if options.only == "memory" else "disk", folder=options.folder)
+    place = storage.Storage("memory" if options.only == "memory" else "disk", folder=options.folder)
     store = Replay(config, SPEC, episodes * (EPISODE + 1), place)
     for _ in range(episodes):
         store.add(episode(image, rng))

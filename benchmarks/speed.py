@@ -36,7 +36,7 @@ from benchmarks.plain import Plain  # noqa: E402
 from training import build, command_line  # noqa: E402
 from training.config import check_section  # noqa: E402
 from training.run import commit  # noqa: E402
-from worldmodel.base import Batch, Spec  # noqa: E402
+from worldmodel.base import Spec  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 from worldmodel.replay.episodes import Episode  # noqa: E402
 
@@ -112,9 +112,10 @@ def agent(
     device: str, precision: str, model: str = "rssm", actor: str = "cem", spec: Spec = SPEC, compile: str = "auto"
 ) -> Agent:
     """PlaNet's agent with a six-dimensional action, or another one, as published."""
-    words = [f"model={model}", f"actor={actor}", f"agent.device={device}", f"agent.precision={precision}"]
+    words = ["env=gym", f"model={model}", f"actor={actor}"]
+    words += [f"agent.device={device}", f"agent.precision={precision}", f"agent.compile={compile}"]
     torch.manual_seed(0)
-    return build.build_agent(command_line.parse([*words, f"agent.compile={compile}"]), spec)
+    return build.build_agent(command_line.parse(words), spec)
 
 
 def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -141,7 +142,8 @@ def world_models(options: argparse.Namespace, rates: dict[str, float]) -> dict[s
     def dream(who: Agent, steps: int) -> None:
         policy = who.actor.controller.policy(weights)
         with who.autocast():
-            imagined_return(who.model, who.actor.objective, start, lambda state: policy(who.model.features(state)), steps)
+            model, objective = who.model, who.actor.objective
+            imagined_return(model, objective, start, lambda state: policy(model.features(state)), steps)
 
     dreamt = both(lambda a: dream(a, 20))
     found["dream of 1024 rows, 20 steps"] = dreamt | {"frames_per_s": rows * 20 / dreamt["seconds"]}
@@ -189,9 +191,9 @@ def beside(
     plain()
 
     def plainly() -> float:
-        keep_memory(False)  # which is a setting of ours
+        keep_freed_memory(False)  # which is a setting of ours
         seconds = timed(plain, device, 1)
-        keep_memory(device.type == "cpu")
+        keep_freed_memory(device.type == "cpu")
         return seconds
 
     times = [(timed(ours, device, 1), plainly()) for _ in range(repeats)]

@@ -76,7 +76,7 @@ def digests(run: Path) -> dict[str, Any]:
 
 
 def replay_digest(chunks: list[Chunk]) -> str:
-    """As Replay.digest has it."""
+    """What they hold, and how they follow each other."""
     return hashlib.sha256(json.dumps([list(chunk) for chunk in chunks]).encode()).hexdigest()
 
 

@@ -168,7 +168,7 @@ def test_an_agent_learns_both_at_once_without_waiting(name: str, spec: Spec) -> 
         _, states, _ = learner.model.loss(batch)
         learner.actor.loss(batch, states)[0].backward()
         with torch.no_grad():
-            learner.actor.after_update()
+            learner.actor.after_update(torch.ones(()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -295,7 +295,7 @@ def test_v3s_slow_critic_follows() -> None:
     slow, fast = actor.slow_critic.output.weight, actor.critic.output.weight
     expected = 0.98 * slow + 0.02 * fast
     with torch.no_grad():
-        actor.after_update()
+        actor.after_update(torch.ones(()))
     torch.testing.assert_close(slow, expected)
     assert not any(p.requires_grad for p in actor.slow_critic.parameters())
     fresh = dreams.actor("dreamer_v3", dreams.model("dreamer_v3"))
@@ -308,7 +308,7 @@ def test_v2s_slow_critic_is_copied_every_100_updates_and_at_the_first() -> None:
     for update in range(201):
         with torch.no_grad():
             actor.critic.outputs[0].bias += 1
-            actor.after_update()
+            actor.after_update(torch.ones(()))
         if torch.equal(actor.critic.outputs[0].bias, actor.slow_critic.outputs[0].bias):
             copied.append(update)
     assert copied == [0, 100, 200] and actor.state_dict()["updates"] == 201

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.base import Actor, ActorInfo, Stateless, no_plan
 from agents.device import choose_precision
 from agents.explorers.uniform import Uniform
 from agents.imagination import observe_sequence, start_states
-from agents.optimizers import PATIENCE, Diverged, OptimizerConfig, Optimizers
+from agents.optimizers import PATIENCE, Diverged
 from agents.planners import cem
 from training.components import find
-from worldmodel.base import Batch, ConfigError, Spec, merge_time
+from worldmodel.base import Spec, merge_time
 
 CEM = dict(name="cem", horizon=3, iterations=2, candidates=12, elites=4, init_std=1.0, min_std=0.1, momentum=0.0)
 NAN, INFINITE = float("nan"), float("inf")
@@ -37,7 +36,9 @@ def copied(agent: Agent) -> dict[str, dict[str, Tensor]]:
 
 def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
     """To the bit, keys included; whether updates were skipped apart."""
-    one, other = ({n: {k: v for k, v in g.items() if not k.startswith("skipped/")} for n, g in a.items()} for a in (one, other))
+    one, other = (
+        {n: {k: v for k, v in g.items() if not k.startswith("skipped/")} for n, g in a.items()} for a in (one, other)
+    )
     return {n: [*g] for n, g in one.items()} == {n: [*g] for n, g in other.items()} and all(
         torch.equal(value, other[name][key]) for name, group in one.items() for key, value in group.items()
     )
@@ -164,7 +165,9 @@ def test_one_image_gives_what_a_batch_of_one_gives(spec: Spec) -> None:
     action, memory = agent.act(None, picture[0])
     torch.manual_seed(1)
     rows, wanted = agent.act(None, picture)
-    assert rows.shape == (1, spec.action_dim) and rows.dtype == np.float32 and memory.action.shape == (1, spec.action_dim)
+    assert (
+        rows.shape == (1, spec.action_dim) and rows.dtype == np.float32 and memory.action.shape == (1, spec.action_dim)
+    )
     torch.testing.assert_close(memory, wanted)
     if spec.discrete:
         assert int(action) == rows[0].argmax() and np.ndim(action) == 0 and rows.sum() == 1

@@ -50,6 +50,20 @@ def test_fault_19_a_first_row_does_not_depend_on_its_action_nor_on_the_past(name
 
 
 @every
+@pytest.mark.parametrize("part", ["deter", "stoch"])
+def test_fault_19_a_first_row_forgets_h_and_z(name: str, part: str) -> None:
+    model, batch = make(name), make_batch()
+    past = tree_map(Tensor.detach, look(model, batch)[-1])
+    other = past._replace(**{part: getattr(past, part).roll(1, -1)})
+    seen = []
+    for state in (past, other):
+        torch.manual_seed(5)
+        seen.append(model.observe(state, batch.action[:, 1], batch.image[:, 1], torch.tensor([True, False, True])))
+    one, two = (state.deter for state in seen)
+    assert torch.equal(one[[0, 2]], two[[0, 2]]) and not torch.equal(one[1], two[1])
+
+
+@every
 def test_the_row_after_a_first_one_depends_on_its_action(name: str) -> None:
     model, batch = make(name), make_batch()
     action = batch.action.clone()

@@ -32,7 +32,11 @@ class Small:
     """A run with a replay, saved every 'episode'; nothing is learned."""
 
     def __init__(self, folder: Path) -> None:
-        self.run, self.replay, self.step = Run.create(folder, {"seed": 0, "plugins": []}, SPEC, "cpu"), Replay(CONFIG, SPEC), 0
+        self.run, self.replay, self.step = (
+            Run.create(folder, {"seed": 0, "plugins": []}, SPEC, "cpu"),
+            Replay(CONFIG, SPEC),
+            0,
+        )
 
     def live(self) -> None:
         rng = np.random.default_rng(self.step)

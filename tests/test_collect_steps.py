@@ -49,13 +49,16 @@ def rows(run: Path) -> list[bytes]:
 
 def state(run: Path, prefixes: tuple[str, ...] = SAME) -> tuple[Any, ...]:
     digests = {
-        key: value
-        for key, value in runs.digests(run).items()
-        if not key.startswith(("replay", "saved_", "evaluated_"))
+        key: value for key, value in runs.digests(run).items() if not key.startswith(("replay", "saved_", "evaluated_"))
     }
     held = newest(run)
     collector = {name: value.numpy().tobytes() for name, value in held.tensors("collector").items()}
-    logged = [point for prefix in prefixes for point in runs.logged(run, prefix)]
+    # An episode that ended in a round that was interrupted stands at the step of the interruption.
+    logged = [
+        (0 if prefix == "collect/" else step, name, value)
+        for prefix in prefixes
+        for step, name, value in runs.logged(run, prefix)
+    ]
     return digests, rows(run), collector, held.state["collector"], logged
 
 

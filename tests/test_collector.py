@@ -1,6 +1,5 @@
-"""Collecting by steps: unfinished episodes reach replay, every row once and in order, and resuming goes on amid them."""
+"""Collecting by steps: unfinished episodes reach replay, every row once and in order; resuming goes on amid them."""
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -208,7 +207,10 @@ def test_what_does_not_repeat_itself_is_begun_anew(change: str) -> None:
     other = collector(envs)
     assert not other.restore(state, tensors, agent)
     rows, _ = gather(other, agent, [1])
-    assert [(piece.stream, piece.continues, len(piece.episode.reward)) for piece in rows] == [(0, False, 2), (1, False, 2)]
+    assert [(piece.stream, piece.continues, len(piece.episode.reward)) for piece in rows] == [
+        (0, False, 2),
+        (1, False, 2),
+    ]
     assert envs.used[-2:] == [3, 4]  # episodes that have not been
 
 

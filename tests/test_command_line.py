@@ -81,7 +81,22 @@ def test_it_trains_in_another_thread(tmp_path: Path) -> None:
 
 # ---- names and paths ----
 
-ODD = ["a,b", "~home", "x (copy)", "it's", "a=b", "ünï", "a b", "100%", "{x}", "[1,2]", "$HOME", "a\\b", 'say "q"', "#1"]
+ODD = [
+    "a,b",
+    "~home",
+    "x (copy)",
+    "it's",
+    "a=b",
+    "ünï",
+    "a b",
+    "100%",
+    "{x}",
+    "[1,2]",
+    "$HOME",
+    "a\\b",
+    'say "q"',
+    "#1",
+]
 ODD += ["ends\\", "\\'", "a\\\\'b", "4711", "true", "~", "a:b", "*", "?", "null "]
 
 

@@ -9,10 +9,9 @@ import pytest
 from bad_envs import HWC, SIDE, Odd, fill
 from gymnasium import spaces
 
-import envs
 from envs import adapter, pixels
 from envs.checks import EnvError
-from envs.suites import dot, gym
+from envs.suites import gym
 from training import components
 from worldmodel.base import ConfigError
 

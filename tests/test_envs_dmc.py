@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 import envs
 from envs import rendering
-from envs.suites import dmc
 from envs.checks import EnvError
+from envs.suites import dmc
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "env"
 NEEDS = "no EGL or OSMesa on this machine"

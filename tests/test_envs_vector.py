@@ -17,8 +17,8 @@ from gymnasium import spaces
 
 import envs
 from envs import adapter
-from envs.suites import dot
 from envs.checks import EnvError
+from envs.suites import dot
 
 ROOT = Path(__file__).parent.parent
 ZERO = np.zeros((2, 2), np.float32)

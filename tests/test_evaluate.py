@@ -57,16 +57,11 @@ def test_what_is_written(trained: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert result["checkpoint"] == checkpoint.names(trained / "checkpoints")[0]
     assert len(result["returns"]) == 3 and result["return"] == pytest.approx(np.mean(result["returns"]))
     assert result["ci95"] == pytest.approx(1.96 * np.std(result["returns"], ddof=1) / 3**0.5)
-    assert (
-        f"return {result['return']:.1f} +- {result['ci95']:.1f} (95 %) over 3 episodes"
-        in capsys.readouterr().out
-    )
+    assert f"return {result['return']:.1f} +- {result['ci95']:.1f} (95 %) over 3 episodes" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_returns(trained: Path) -> None:
-    first, again, other = (
-        evaluated(trained, "--episodes", "2", "--seed", seed)["returns"] for seed in "770"
-    )
+    first, again, other = (evaluated(trained, "--episodes", "2", "--seed", seed)["returns"] for seed in "770")
     assert first == again != other
 
 
@@ -205,9 +200,7 @@ def test_films(trained: Path) -> None:
             assert video.n_frames == 10  # type: ignore[attr-defined]
 
 
-def test_mistakes_are_named(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, message = refused(capsys, trained, "--actor", "shoting")
     assert (code, message) == (
         2, f"error: --actor: 'shoting' is not one of {ACTORS}; did you mean 'shooting'?\n"

@@ -91,7 +91,7 @@ class Known(nn.Module):
 
 
 def targets_of(actor: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What V3's critic is told in the next losses: of a dream, then of the replayed rows. (The cross-entropy itself of a
+    """What V3's critic is told in the next losses: of a dream, then of the replayed rows. (The cross-entropy of a
     critic as sure as Known would hardly tell one wrong target from another.)
     """
     told: list[Tensor] = []
@@ -332,7 +332,7 @@ def test_the_dynamics_gradient_finds_the_riccati_gain(name: str, monkeypatch: py
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            actor.after_update()
+            actor.after_update(torch.ones(()))
     assert ((gain - GAIN).norm() / GAIN.norm()).item() < 0.02
     # P - Q: the cost of the place itself was paid on arriving there.
     assert actor.critic.weight.tolist() == pytest.approx([-5.0225408, -2.0248457, -0.5091146], rel=0.2)
@@ -392,7 +392,7 @@ def test_a_chain_is_learned(name: str) -> None:
         actor.loss(*starts(both, 3))[0].backward()
         optimizer.step()
         with torch.no_grad():
-            actor.after_update()
+            actor.after_update(torch.ones(()))
     places = torch.eye(3)[:2]
     assert (actor.policy(places).log_p[:, 0].exp() > 0.9).all()
     d = 0.99 if name == "dreamer_v2" else 1 - 1 / 333

@@ -107,7 +107,11 @@ def test_a_slimmed_wheel_lists_what_it_holds(tmp_path: Path) -> None:
 def test_all_that_is_imported_travels_or_is_there() -> None:
     """Third parties of the project, and what those that travel require."""
     modules = importlib.metadata.packages_distributions()
-    files = [path for room in ("agents", "envs", "training", "worldmodel", "benchmarks") for path in (ROOT / room).rglob("*.py")]
+    files = [
+        path
+        for room in ("agents", "envs", "training", "worldmodel", "benchmarks")
+        for path in (ROOT / room).rglob("*.py")
+    ]
     found = set()
     for path in [*files, ROOT / "train.py", ROOT / "evaluate.py"]:
         for node in ast.walk(ast.parse(path.read_text())):

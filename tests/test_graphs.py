@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_contract_actors
 import tiny
 import torch
-import test_contract_actors
 from test_contract_actors import MODELS, make
 from torch import Tensor
 from torch.utils import _pytree as tree
@@ -21,7 +21,7 @@ from agents.graphs import WARM_UP, Compiled, Graphed, GraphError, compile_steps,
 from agents.planners.cem import CEM
 from training import components
 from training.components import find
-from worldmodel.base import Batch, Spec, WorldModel
+from worldmodel.base import Spec, WorldModel
 
 ACTORS = [name for name in test_contract_actors.ACTORS if name in components.names("actor")]  # one file of each
 both = pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
@@ -57,7 +57,10 @@ def test_deciding_asks_for_no_value_and_makes_nothing_on_another_device(
     name: str, mode: Any, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = on_meta(name, spec, monkeypatch)
-    image, starts = torch.empty(2, *spec.image_shape, dtype=torch.uint8, device="meta"), torch.empty(2, device="meta").bool()
+    image, starts = (
+        torch.empty(2, *spec.image_shape, dtype=torch.uint8, device="meta"),
+        torch.empty(2, device="meta").bool(),
+    )
     before = agent.initial(2)
     with torch.no_grad(), Watched():
         memory = agent.decide(mode, before, image, starts)

@@ -182,7 +182,9 @@ def test_the_new_names_of_keys_are_there(tmp_path: Path) -> None:
     known: set[str] = set()
     for words in (["model=rssm_tiny"], ["model=mdnrnn_tiny", "actor=evolution_tiny"]):
         plain = command_line.parse(["exp=smoke", *words, f"runs={tmp_path}"]).plain
-        known |= set(plain) | {f"{section}.{key}" for section, keys in plain.items() if isinstance(keys, dict) for key in keys}
+        known |= set(plain) | {
+            f"{section}.{key}" for section, keys in plain.items() if isinstance(keys, dict) for key in keys
+        }
         known |= {f"train.collect.{key}" for key in plain["train"]["collect"]}
         known |= {f"agent.optimizers.model.{key}" for key in plain["agent"]["optimizers"]["model"]}
     for new in RENAMED_KEYS.values():

@@ -72,7 +72,7 @@ def test_a_gif_has_all_frames_and_runs_for_ever() -> None:
 
 
 def test_horizon_errors_by_hand() -> None:
-    """Context 2 of 4 rows, 2 videos: image errors are means of squares over videos and pixels, reward errors of sizes."""
+    """Context 2 of 4 rows, 2 videos: image errors are squares over videos and pixels, reward errors sizes."""
     real = torch.zeros(2, 4, 1, 1, 2)
     imagined = real.clone()
     imagined[:, :2] = 100  # while looking: not counted
@@ -96,8 +96,8 @@ def test_a_curve_can_be_drawn_at_any_time(tmp_path: Path, rows: list[dict[str, f
 
 SCALARS = [
     "learn/model/loss", "learn/model/loss_image", "learn/model/loss_reward", "learn/model/loss_kl", "learn/model/kl",
-    "learn/model/entropy_prior", "learn/model/entropy_posterior", "learn/model/gradient_norm", "learn/model/reward_error",
-    "learn/model/skipped",
+    "learn/model/entropy_prior", "learn/model/entropy_posterior", "learn/model/gradient_norm",
+    "learn/model/reward_error", "learn/model/skipped",
     "collect/return", "collect/episode_length", "collect/planned_return", "collect/obtained_return",
     "collect/planned_minus_obtained", "evaluate/return", "evaluate/ci95", "evaluate/episode_length", "evaluate/act_ms",
     "evaluate/planned_return", "evaluate/obtained_return", "evaluate/planned_minus_obtained",
@@ -110,7 +110,9 @@ SCALARS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    assert runs.go(folder, "env.time_limit=12", "train.env_steps=60", "train.eval_every=2", "train.eval_episodes=2") == 0
+    assert (
+        runs.go(folder, "env.time_limit=12", "train.env_steps=60", "train.eval_every=2", "train.eval_episodes=2") == 0
+    )
     return folder / "r"
 
 
@@ -129,7 +131,8 @@ def test_tensorboard_has_every_curve(events: EventAccumulator, run: Path) -> Non
 def test_losses_add_up(events: EventAccumulator) -> None:
     """The parts, weighted as in the config (10 for the reward), are the whole."""
     parts = [
-        [event.value for event in events.Scalars(f"learn/model/loss{part}")] for part in ("", "_image", "_reward", "_kl")
+        [event.value for event in events.Scalars(f"learn/model/loss{part}")]
+        for part in ("", "_image", "_reward", "_kl")
     ]
     assert np.allclose(parts[0], np.sum(parts[1:], 0), rtol=1e-4)
 

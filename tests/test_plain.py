@@ -6,6 +6,7 @@ import numpy as np
 import tiny
 import torch
 
+from agents.agent import Agent
 from agents.planners.cem import CEM
 from training.components import ROOT
 
@@ -17,9 +18,13 @@ SPEC = tiny.SPEC._replace(image_shape=(3, 64, 64))
 SIZES = dict(depths=[8, 8, 8, 8], kernels=[5, 5, 6, 6], bit_depth=5, dequantise=True, free_nats=1.0)
 
 
+def planner() -> Agent:
+    section = tiny.section("actor", "cem")
+    return tiny.make_agent(lambda model, spec: CEM(section, model, spec, tiny.REWARD), SPEC, **SIZES)
+
+
 def test_the_plain_update_is_ours() -> None:
-    ours, other = (tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec, tiny.REWARD), SPEC, **SIZES)
-                   for _ in range(2))  # fmt: skip
+    ours, other = planner(), planner()
     plain = Plain(other.model, other.actor, ours.optimizers.configs["model"].max_grad_norm)
     for seed in range(3):
         batch = tiny.batch(spec=SPEC, seed=seed, starts=[(1, 3)])
@@ -32,7 +37,7 @@ def test_the_plain_update_is_ours() -> None:
 
 
 def test_the_plain_plan_is_ours() -> None:
-    agent = tiny.make_agent(lambda model, spec: CEM(tiny.section("actor", "cem"), model, spec, tiny.REWARD), SPEC, **SIZES)
+    agent = planner()
     image = np.random.default_rng(0).integers(0, 256, (2, *SPEC.image_shape), dtype=np.uint8)
     torch.manual_seed(1)
     action, _ = agent.act(None, image)

@@ -1,4 +1,4 @@
-"""Components in a package of the user's own: named on the command line or in the call, never by a file that is loaded."""
+"""Components in a package of the user's own: named on the command line or in the call, never by a loaded file."""
 
 import json
 import os

@@ -286,7 +286,7 @@ def test_files_that_are_not_alike_are_named(tmp_path: Path) -> None:
     for name in "bcd":
         write(tmp_path, name, **arrays())
     write(tmp_path, "a", **arrays(4, MIXED._replace(action_dim=2)))
-    write(tmp_path, "e", **arrays(4, tiny.SPEC._replace(action=3)))
+    write(tmp_path, "e", **arrays(4, tiny.SPEC._replace(action_dim=3)))
     write(tmp_path, "f", **arrays(action=np.arange(5)))
     assert refusal(tmp_path).splitlines()[1:] == [
         "  a.npz: its images are (3, 16, 20), those of b.npz (1, 16, 16): all files must be alike",

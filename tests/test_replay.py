@@ -225,7 +225,11 @@ def test_a_piece_grows_until_it_is_saved(tmp_path: Path) -> None:
     assert [chunk.rows for chunk in ring.save(tmp_path)] == [4, 4]
     ring.add(pieces[4], continues=True)
     listed = ring.save(tmp_path)
-    assert [(chunk.rows, chunk.stream, chunk.continues) for chunk in listed] == [(4, 0, False), (4, 0, True), (2, 0, True)]
+    assert [(chunk.rows, chunk.stream, chunk.continues) for chunk in listed] == [
+        (4, 0, False),
+        (4, 0, True),
+        (2, 0, True),
+    ]
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -274,7 +278,9 @@ def test_pieces_streams_evictions_saves_and_loads_drawn_at_random(seed: int, tmp
 def test_a_piece_that_can_never_fit_its_stream_is_refused_and_nothing_is_lost() -> None:
     ring = make(capacity=20, streams=2)
     ring.add(numbered(0, 4), stream=1)
-    with pytest.raises(ValueError, match=r"11 rows does not fit: replay\.capacity is 10 rows for each environment; raise"):
+    with pytest.raises(
+        ValueError, match=r"11 rows does not fit: replay\.capacity is 10 rows for each environment; raise"
+    ):
         ring.add(numbered(1, 10), stream=1)
     assert len(ring) == 5 and len(ring.pieces) == 1
 

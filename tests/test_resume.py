@@ -26,7 +26,9 @@ def no_overlap(run: Path) -> None:
     """Curves go forwards, and no metric stands twice at a step."""
     steps = [row["step"] for row in Run.read(run).metrics.history()]
     assert steps == sorted(steps)
-    points = [(row["step"], row["updates"], name) for row in Run.read(run).metrics.history() for name in row if "/" in name]
+    points = [
+        (row["step"], row["updates"], name) for row in Run.read(run).metrics.history() for name in row if "/" in name
+    ]
     assert len(points) == len(set(points))
 
 
@@ -155,7 +157,9 @@ def test_another_config_is_refused_naming_the_keys(tmp_path: Path, whole: Path) 
     shutil.copytree(whole, tmp_path / "r")
     for words in (["exp=smoke", *runs.TINY], []):
         with pytest.raises(ConfigError) as caught:
-            runs.composed(*words, "run=r", f"runs={tmp_path}", "seed=5", "actor.exploration_noise=0.1", "train.env_steps=70")
+            runs.composed(
+                *words, "run=r", f"runs={tmp_path}", "seed=5", "actor.exploration_noise=0.1", "train.env_steps=70"
+            )
         first, second, hint = caught.value.lines
         assert first == "seed: the run has 0, you ask for 5"
         assert second == "actor.exploration_noise: the run has 0.3, you ask for 0.1"
@@ -166,7 +170,9 @@ def test_a_renamed_or_moved_run_goes_on(tmp_path: Path, whole: Path) -> None:
     for number, words in enumerate(([], [*runs.TINY, "train.env_steps=70"])):
         folder = tmp_path / f"else where {number}"
         shutil.copytree(whole, folder / "other")
-        trainer = open_trainer(runs.composed(*words, "run=other", f"runs={folder}", "train.env_steps=70"), lambda: False)
+        trainer = open_trainer(
+            runs.composed(*words, "run=other", f"runs={folder}", "train.env_steps=70"), lambda: False
+        )
         loop(trainer)
         trainer.close()
         assert runs.digests(folder / "other")["env_steps"] == 70

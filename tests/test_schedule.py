@@ -53,7 +53,9 @@ SCHEMES = {
     "a stage of nothing": (
         config(learn={"vision": 0, "memory": {"updates": 4, "eval_every": 4}, "actor": 0}, prefill=3, env_steps=60), 1
     ),
-    "steps": (config(learn={"model": 3}, unit="steps", prefill=20, env_steps=60, per_round=8, eval_every=14, save_every=9), 2),
+    "steps": (
+        config(learn={"model": 3}, unit="steps", prefill=20, env_steps=60, per_round=8, eval_every=14, save_every=9), 2
+    ),
     "a ratio": (
         config(learn={"model": {"updates": 1, "eval_every": 5}}, unit="steps", prefill=12, env_steps=150, ratio=7.5,
                report_every=4, eval_every=40, save_every=30),
@@ -64,7 +66,9 @@ SCHEMES = {
                eval_every=30, save_every=30),
         1,
     ),
-    "a ratio, and episodes": (config(learn={"model": 1}, prefill=2, env_steps=120, ratio=9, report_every=3, eval_every=4), 1),
+    "a ratio, and episodes": (
+        config(learn={"model": 1}, prefill=2, env_steps=120, ratio=9, report_every=3, eval_every=4), 1
+    ),
     "nothing to learn": (config(learn={"model": 0}, prefill=2, env_steps=50, eval_every=2, save_every=2), 1),
 }  # fmt: skip
 each_scheme = pytest.mark.parametrize("name", SCHEMES)
@@ -141,13 +145,22 @@ def test_episodes_that_come_in_pairs_are_made_up_for() -> None:
     assert [schedule(setting, episodes=number).updates_due() for number in (2, 4, 6)] == [0, 0, 200]
     assert schedule(setting, episodes=8, updates=200).updates_due() == 200
     thirds = config(learn={"model": 100}, env_steps=1_000_000, prefill=5, per_round=3)
-    assert [schedule(thirds, episodes=number).updates_due() for number in (4, 6, 7, 8, 10, 11)] == [0, 100, 100, 200, 200, 300]
+    assert [schedule(thirds, episodes=number).updates_due() for number in (4, 6, 7, 8, 10, 11)] == [
+        0,
+        100,
+        100,
+        200,
+        200,
+        300,
+    ]
 
 
 def test_world_models_stages_follow_each_other() -> None:
     setting = config(learn=WORLD_MODELS, prefill=200)
     assert [schedule(setting, episodes=number).updates_due() for number in (0, 199, 200)] == [0, 0, 104_300]
-    turns = [schedule(setting, episodes=200, updates=number).turn() for number in (0, 99_999, 100_000, 103_999, 104_000)]
+    turns = [
+        schedule(setting, episodes=200, updates=number).turn() for number in (0, 99_999, 100_000, 103_999, 104_000)
+    ]
     assert [(turn.name, turn.done) for turn in turns] == [
         ("vision", 0), ("vision", 99_999), ("memory", 0), ("memory", 3999), ("actor", 0)
     ]  # fmt: skip
@@ -158,7 +171,11 @@ def test_world_models_stages_follow_each_other() -> None:
 
 def test_the_second_round_is_as_the_first() -> None:
     setting = config(learn=WORLD_MODELS, prefill=200, env_steps=10**6, per_round=10)
-    assert [schedule(setting, episodes=number, updates=104_300).updates_due() for number in (200, 209, 210)] == [0, 0, 104_300]
+    assert [schedule(setting, episodes=number, updates=104_300).updates_due() for number in (200, 209, 210)] == [
+        0,
+        0,
+        104_300,
+    ]
     for updates in (0, 99_999, 100_000, 104_299):
         again = schedule(setting, episodes=210, updates=104_300 + updates).turn()
         assert again == schedule(setting, episodes=200, updates=updates).turn()
@@ -314,7 +331,9 @@ def test_so_many_minutes_save_once() -> None:
     assert not schedule(setting, episodes=2, updates=4).should_save(9.9)
     assert schedule(setting, episodes=2, updates=4).should_save(10)
     assert schedule(setting, episodes=1, saved_collected=0).should_save(10)
-    assert not schedule(setting, episodes=2, updates=4, saved_collected=2, saved_updates=4).should_save(99)  # there is nothing new
+    assert not schedule(setting, episodes=2, updates=4, saved_collected=2, saved_updates=4).should_save(
+        99
+    )  # there is nothing new
     assert schedule(setting, episodes=2, updates=4, saved_collected=2, saved_updates=3).should_save(99)
     assert not schedule(setting).should_save(99)
 
@@ -355,7 +374,10 @@ def interrupted(setting: Config, count: int, has_data: bool) -> None:
         if word.startswith("report"):
             continue  # it belongs to the update before it
         stopped = dataclasses.replace(
-            counters, saved_collected=collected(setting, counters), saved_updates=counters.updates, saved_evaluations=counters.evaluations
+            counters,
+            saved_collected=collected(setting, counters),
+            saved_updates=counters.updates,
+            saved_evaluations=counters.evaluations,
         )
         rest = list(live(setting, stopped, count, has_data))
         assert without_saves(rest) == without_saves(undisturbed[number:]), (setting, word)

@@ -60,7 +60,11 @@ def state(run: Path) -> tuple[dict[str, Any], list[Any]]:
     """All that the newest checkpoint holds, and all that was logged, but times. What was evaluated last stands in the
     log: a run that was stopped in its last evaluation is not saved again.
     """
-    found = {key: value for key, value in runs.digests(run).items() if key not in ("evaluated_collected", "evaluated_updates")}
+    found = {
+        key: value
+        for key, value in runs.digests(run).items()
+        if key not in ("evaluated_collected", "evaluated_updates")
+    }
     return found, [point for prefix in SAME for point in runs.logged(run, prefix)]
 
 
@@ -71,11 +75,15 @@ def learned(run: Path, name: str, file: str = "model") -> dict[str, bytes]:
 
 
 def changed(run: Path, before: str, after: str, file: str = "model") -> set[str]:
-    """The first words of the names of the tensors that are not the same in two checkpoints; of the model's, if they are an
-    optimiser's.
+    """The first words of the names of the tensors that are not the same in two checkpoints; in an optimiser's file, of
+    the model's tensor that they belong to.
     """
     old, new = learned(run, before, file), learned(run, after, file)
-    return {key.partition("/")[2].partition(".")[0] if file == "optim" else key.partition(".")[0] for key in new if old.get(key) != new[key]}
+    return {
+        key.partition("/")[2].partition(".")[0] if file == "optim" else key.partition(".")[0]
+        for key in new
+        if old.get(key) != new[key]
+    }
 
 
 def episodes(run: Path) -> list[str]:
@@ -215,7 +223,9 @@ def test_more_rounds_follow_what_the_controller_collects(
     assert go(tmp_path, *words) == 0
     assert acted == [("Brownian", "explore")] * 4 + [("Evolution", "explore")] * 3
     found = runs.digests(tmp_path / "r")
-    assert [found[name] for name in ("env_steps", "episodes", "updates", "evaluated_collected", "evaluated_updates")] == [
+    assert [
+        found[name] for name in ("env_steps", "episodes", "updates", "evaluated_collected", "evaluated_updates")
+    ] == [
         42,
         7,
         26,
@@ -229,7 +239,9 @@ def test_more_rounds_follow_what_the_controller_collects(
     assert state(tmp_path / "again" / "r") == state(tmp_path / "r")
 
 
-@pytest.mark.parametrize(("explorer", "name"), [("repeated_random", "RepeatedRandom"), ("brownian", "Brownian"), ("uniform", "Uniform")])
+@pytest.mark.parametrize(
+    ("explorer", "name"), [("repeated_random", "RepeatedRandom"), ("brownian", "Brownian"), ("uniform", "Uniform")]
+)
 def test_the_explorer_collects_the_random_episodes_only(
     tmp_path: Path, acted: list[tuple[str, str]], unseen: None, explorer: str, name: str
 ) -> None:
@@ -300,7 +312,9 @@ def test_stopped_while_it_plays_it_ends_the_same(
     run, asked = lived
     assert go(tmp_path, *IN_ENV, stop=runs.StopAt(asked - back)) == 143
     found = runs.digests(tmp_path / "r")
-    assert (found["updates"], found["actor_env_steps"]) == ((13, 80) if back == 2 else (12, 60) if back < 25 else (11, 40))
+    assert (found["updates"], found["actor_env_steps"]) == (
+        (13, 80) if back == 2 else (12, 60) if back < 25 else (11, 40)
+    )
     assert go(tmp_path, *IN_ENV) == 0
     assert state(tmp_path / "r") == state(run)
 
@@ -416,9 +430,7 @@ def evaluated(*words: str) -> int:
     return evaluate.main(["--device", "cpu", *words])
 
 
-def test_without_an_environment_nothing_can_be_evaluated(
-    offline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_an_environment_nothing_can_be_evaluated(offline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluated(str(offline)) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
@@ -501,9 +513,7 @@ def test_the_command_line_wins_over_the_source(tmp_path: Path, whole: Path, drea
     assert plain["env"]["time_limit"] == 6 and plain["model"] == origin["model"]
 
 
-def test_a_model_without_an_environment_may_be_taken(
-    tmp_path: Path, offline: Path, unseen: None
-) -> None:
+def test_a_model_without_an_environment_may_be_taken(tmp_path: Path, offline: Path, unseen: None) -> None:
     words = [f"model_from={offline}", f"data={offline / 'replay'}", "train.learn.actor.eval_every=1"]
     assert runs.go(tmp_path, *words, recipe=DREAMT) == 0
     assert Run.read(tmp_path / "r").config["env"] is None

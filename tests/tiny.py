@@ -43,8 +43,9 @@ PLANET = dict(
 SMALL = dict(deter=32, stoch=8, hidden=32, depths=[8, 16], kernels=[6, 6], reward_units=32, reward_layers=1)
 REWARD = Reward()
 LITTLE = SMALL | dict(
-    horizon=4, iterations=2, candidates=20, elites=5, population=8, rollouts=2, eval_rollouts=2, generations=2
-)
+    horizon=4, iterations=2, candidates=20, elites=5, population=8, rollouts=2, eval_rollouts=2, generations=2,
+    units=32, layers=1, actor_layers=1, critic_layers=1, classes=4, blocks=2,
+)  # fmt: skip
 EXACT = dict(bit_depth=8, dequantise=False, free_nats=0.0)  # no noise on images, no slack in the KL
 
 

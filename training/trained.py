@@ -54,7 +54,7 @@ class TrainedRun:
         return config.check_section("objective", {"objective": plain}, self.plugins)
 
     def overridden(self, section: str, groups: Sequence[str], name: str | None, overrides: Sequence[str]) -> Any:
-        """The plain values of a section, or of the file of that name in these groups, with overrides section.key=value."""
+        """The plain values of a section, or of the file of that name in these groups; with section.key=value."""
         wrong = [word for word in overrides if not word.startswith(f"{section}.") or "=" not in word]
         if wrong:
             hint = "actor.key=value, objective=name, objective.key=value"

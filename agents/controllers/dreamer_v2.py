@@ -129,6 +129,7 @@ class DreamerV2(Actor):
             return "reinforce" if self.spec.discrete else "dynamics"
         return self.config.gradient
 
-    def after_update(self) -> None:
-        copy_where(self.updates % self.config.slow_every == 0, self.slow_critic, self.critic)
-        self.updates += 1
+    def after_update(self, updated: Tensor) -> None:
+        due = (self.updates % self.config.slow_every == 0) & (updated > 0)
+        copy_where(due, self.slow_critic, self.critic)
+        self.updates += updated.to(self.updates.dtype)

@@ -170,5 +170,5 @@ class DreamerV3(Actor):
         )  # fmt: skip
         return (counts * self.critic_loss(self.critic(features[:-1]), returns, features[:-1])).mean()
 
-    def after_update(self) -> None:
-        ema_update(self.slow_critic, self.critic, self.config.slow_rate)
+    def after_update(self, updated: Tensor) -> None:
+        ema_update(self.slow_critic, self.critic, self.config.slow_rate * updated)

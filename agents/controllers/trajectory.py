@@ -68,7 +68,7 @@ def target_network(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).requires_grad_(False)
 
 
-def ema_update(target: nn.Module, network: nn.Module, rate: float) -> None:
+def ema_update(target: nn.Module, network: nn.Module, rate: Tensor) -> None:
     """target = (1 - rate) target + rate network."""
     for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, rate)

@@ -6,9 +6,10 @@
 The goal is looked at L times (`looks`), not once. After one look the recurrent part is that of an episode's start,
 which no imagined path comes back to, and the posterior, which corrects it, differs from that of the same place amid an
 episode: on DOT a linear map from the latent mean to the place, fitted amid episodes, misses by 4.4 pixels on goals that
-were looked at once, by 1.2 after two looks, by 1.0 after three. Features are what every model has; the stochastic
-part's mean alone, the recurrent part alone, and squares, reach fewer goals, or no more (benchmarks/goal_dot.py). The
-norm is not squared, so that the last pixel still counts beside the long way there.
+were looked at once, by 1.2 after two looks, by 1.0 after three. Of 100 goals one look reached 31 with that mean; five
+looks reached 51, 58 and 51 with features (two draws of the noise), 52 with the recurrent part alone. Squared,
+features reached 53 and the mean 50; with features averaged over eight posterior samples, 49. Two draws differ by as
+much as these do: features are chosen because every model has them.
 """
 
 import warnings
