@@ -39,7 +39,6 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
         Image.new("L", (16, 16), 99).save(tmp_path / "goal.png")
         little += [f"objective.image={tmp_path / 'goal.png'}"]
     if words[-1].startswith("actor=dreamer"):  # learns by gradient, beside the model
-        little += ["agent.optimizers.actor={kind: adam, learning_rate: 1e-4, eps: 1e-8, max_grad_norm: 100}"]
         little += ["train.learn.model.parts=[model,actor]"]
     plain = runs.composed(*words, *little, *SHORT, "run=r", f"runs={tmp_path}").plain
     little += [
