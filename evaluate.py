@@ -24,7 +24,7 @@ from worldmodel.base import ConfigError
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code."""
-    options = ask(arguments)
+    options = parse_arguments(arguments)
     try:
         plugins = [name for name in options.plugins.split(",") if name]
         trained = TrainedRun(options.run, options.device, options.seed, plugins)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
             names = options.actor.split(",") if options.actor else [None]
             results.compare(trained, names, options.episodes, options.generations, options.overrides)
         else:
-            results.one(
+            results.evaluate_one(
                 trained, options.actor, options.episodes, options.generations, options.overrides, options.video
             )
     except (RunError, ConfigError, GraphError, envs.EnvError, OSError, ValueError, MemoryError) as error:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def ask(arguments: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a trained run.")
     parser.add_argument("run", type=Path, help="the run's folder, such as runs/cartpole1")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="actor.horizon=20, objective=goal")

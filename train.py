@@ -49,7 +49,7 @@ def train(trainer: Trainer, stop: SignalHandler) -> int:
     folder, agent, again = trainer.run.folder, trainer.agent, trainer.run.command
     device = f"{agent.device} in {agent.precision}, {torch.get_num_threads()} CPU threads"
     console.rule(f"{folder}: training on {device}")
-    console.print(f"{agent.size():,} parameters")
+    console.print(f"{agent.num_model_parameters():,} parameters")
     try:
         loop(trainer)
     except Interrupted:

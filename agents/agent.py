@@ -68,8 +68,7 @@ class Agent:
         self.update_graph = Graphed(self.update, self.device, self.capture)
         self.env: Any = None  # the checked config of the environment that it was trained in, for envs.make
 
-    def size(self) -> int:
-        """Parameters of the model."""
+    def num_model_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def with_actor(self, actor: Actor) -> "Agent":
@@ -99,7 +98,7 @@ class Agent:
         (N, C, Y, X), with first (N,) true where an episode starts, gives rows (N, A): one-hot if discrete. The action
         is the caller's to change.
         """
-        self.check(image)
+        self.check_image(image)
         if image.ndim == 3:
             rows, memory = self.act(memory, image[None], None if first is None else np.reshape(first, 1), mode)
             return (rows[0].argmax() if self.spec.discrete else rows[0]), memory
@@ -121,7 +120,7 @@ class Agent:
             action, carry, info = self.actor.act(state, memory.carry, mode, self.generator)
         return Memory(state, action, carry, info)
 
-    def check(self, image: np.ndarray) -> None:
+    def check_image(self, image: np.ndarray) -> None:
         if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-3:] != tuple(self.spec.image_shape):
             raise ValueError(
                 f"this agent sees uint8 images {tuple(self.spec.image_shape)} (channels, rows, columns) or batches of "
@@ -142,7 +141,7 @@ class Agent:
         by_gradient = tuple(part for part in parts if part != "actor" or self.actor.has_loss)
         if by_gradient:
             metrics = self.update_graph(by_gradient, batch)
-            self.optimizers.check()
+            self.optimizers.raise_if_diverged()
         if len(by_gradient) < len(parts):
             batch = batch.to(self.device)
             with self.autocast(), packed_weights():

@@ -124,9 +124,7 @@ def random_actions(
     return torch.rand(*shape, spec.action_dim, device=device, generator=generator) * 2 - 1
 
 
-def add_exploration_noise(
-    spec: Spec, action: Tensor, noise: float, generator: torch.Generator | None = None
-) -> Tensor:
+def add_exploration_noise(spec: Spec, action: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
     """N(0, noise^2) added and clipped (noise is the standard deviation, trap 23); or, for discrete actions, a uniformly
     random one with probability `noise`. (N, A) -> (N, A).
     """

@@ -10,7 +10,7 @@ from agents.base import Objective
 from worldmodel.base import Batch, State, WorldModel, merge_time, split_time, tree_map, tree_repeat, tree_stack
 
 
-def evaluate_actions(model: WorldModel, objective: Objective, state: State, actions: Tensor) -> Tensor:
+def evaluate_sequences(model: WorldModel, objective: Objective, state: State, actions: Tensor) -> Tensor:
     """The return of action sequences imagined from each state: state (N, ...), actions (N, K, H, A) -> (N, K).
 
     sum over t = 1..H of r(s_t) * product over u < t of continues(s_u), and the terminal value of s_H times the product
@@ -42,8 +42,8 @@ def imagined_return(
 ) -> Tensor:
     """The return of a policy that acts in imagination: state (N, ...) -> (N,). policy: state -> action (N, A).
 
-    The sum of evaluate_actions, where s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so that
-    a dream may last for thousands of steps. A dream that does not stay finite counts as the worst, -inf.
+    The sum of evaluate_sequences, where s_t = imagine(s_{t-1}, policy(s_{t-1})). Only the running sums are kept, so
+    that a dream may last for thousands of steps. A dream that does not stay finite counts as the worst, -inf.
     """
     total: Any = 0.0
     alive: Any = 1.0

@@ -111,7 +111,7 @@ class Optimizers:
         metrics = {f"{part}/gradient_norm": norm for part, norm in norms.items()}
         return metrics | {f"{part}/skipped": bad for part in parts}
 
-    def check(self) -> None:
+    def raise_if_diverged(self) -> None:
         """Errors: Diverged, after too many non-finite updates in a row. Reading the count makes the CPU wait for its
         GPU: there only every tenth call reads it.
         """

@@ -72,7 +72,9 @@ def with_simulator(config: cem.Config, spec: Any, start: np.ndarray, goals: np.n
     return np.stack(path)
 
 
-def with_model(agent: Agent, config: cem.Config, looks: int, start: np.ndarray, goals: np.ndarray) -> np.ndarray:
+def with_model(
+    agent: Agent, config: cem.Config, observe_steps: int, start: np.ndarray, goals: np.ndarray
+) -> np.ndarray:
     """The positions (STEPS, N, 2) of CEM on the learned model, which sees images alone."""
     size = agent.spec.image_shape[1:]
     latents = []
@@ -80,7 +82,9 @@ def with_model(agent: Agent, config: cem.Config, looks: int, start: np.ndarray, 
         for image in dot.draw(np.concatenate([goals, np.zeros_like(goals)], 1), size)[:, 0]:
             file = Path(folder) / "goal.png"
             Image.fromarray(image).save(file)
-            one = goal.build(goal.Config(name="goal", image=str(file), looks=looks), agent.model, agent.spec)
+            one = goal.build(
+                goal.Config(name="goal", image=str(file), observe_steps=observe_steps), agent.model, agent.spec
+            )
             latents.append(one.to(agent.device).goal(agent.model))
     agent = agent.with_actor(cem.build(config, agent.model, agent.spec, Goals(torch.cat(latents))))
     state, memory, path = start, None, []
@@ -110,7 +114,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="actor.key=value")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--looks", type=int, default=5)
+    parser.add_argument("--observe_steps", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "goal-dot.json")
     options = parser.parse_intermixed_args(sys.argv[1:])
     trained = TrainedRun(options.run, "cpu", options.seed)
@@ -124,7 +128,7 @@ def main() -> None:
         if name == "simulator":
             path = with_simulator(config, agent.spec, start, goals)
         else:
-            path = with_model(agent, config, options.looks, start, goals)
+            path = with_model(agent, config, options.observe_steps, start, goals)
         result[name] = summary(path, goals, side) | {"seconds": time.perf_counter() - began}
         print(name, result[name], flush=True)
     info = trained.run.info
@@ -138,7 +142,7 @@ def main() -> None:
         "trained_at_commit": info["commit"],
         "checkpoint": trained.checkpoint.folder.name,
         "planner": config.model_dump(),
-        "looks": options.looks,
+        "observe_steps": options.observe_steps,
         "side": side,
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -115,7 +115,7 @@ def lived(log: Path) -> int:
 def content(run: Path) -> list[Any]:
     """The newest checkpoint, all but the counters that tell when it was saved and evaluated."""
     newest = Run.read(run).newest()
-    when = ("saved_collected", "evaluated_collected")
+    when = ("last_save_collected", "last_eval_collected")
     counters = {key: value for key, value in newest.state["counters"].items() if key not in when}
     files = {
         name: newest.manifest["files"][f"{name}.safetensors"]["bytes"] for name in ("model", "actor", "optim", "rng")

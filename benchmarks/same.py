@@ -88,7 +88,7 @@ RENAMED: dict[str, str] = {
     "model.bits": "model.bit_depth",
     "actor.judge_rollouts": "actor.eval_rollouts",
     "env.count": "env.num_envs",
-    "env.workers": "env.processes",
+    "env.workers=true": "env.vectorization_mode=async",
 }
 
 

@@ -4,7 +4,7 @@ Layers, from the inside: CheckedEnv (checks) - TimeLimit - ActionRepeat - render
 simulator step is below ActionRepeat; what is done once per decision (rendering, resizing) is above it."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -28,9 +28,8 @@ class Config(pydantic.BaseModel):
     action_repeat: int = pydantic.Field(ge=1)  # one action is held for so many simulator steps
     time_limit: int | None = pydantic.Field(ge=1)  # simulator steps per episode; None: the environment's own
     num_envs: int = pydantic.Field(ge=1, le=256)  # environments side by side
-    processes: bool  # each in a process of its own
+    vectorization_mode: Literal["sync", "async"]  # in this process, one after the other; or each in one of its own
     timeout: float = pydantic.Field(gt=0)  # seconds after which a silent worker counts as hung
-    renders_in_one_thread: ClassVar[bool] = False  # whether only the thread that made it can render it
 
     @pydantic.field_validator("size")
     @classmethod

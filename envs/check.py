@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         action_repeat=options.repeat,
         time_limit=None,
         num_envs=1,
-        processes=False,
+        vectorization_mode="sync",
         timeout=60,
     )
     report = Report()

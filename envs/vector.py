@@ -40,7 +40,7 @@ class Vector:
         self._episode = [-1] * self.num_envs
         self._step = [0] * self.num_envs
         self._async: AsyncVectorEnv | None = None
-        if config.processes:
+        if config.vectorization_mode == "async":
             self._async = self._start(build)
         rows = [functools.partial(Worker, config, build, i, remote=False) for i in range(self.num_envs)]
         self._vector = self._async or SyncVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED)
@@ -68,9 +68,7 @@ class Vector:
         self._check_all(info)
         return image
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
         """actions (N, A) in [-1, 1], or one-hot rows -> image (N, C, Y, X) uint8 (a copy), reward (N,)
         float32, terminated (N,), truncated (N,), and info: `render_seconds`, summed over the environments.
 

@@ -67,7 +67,7 @@ def digests(run: Path) -> dict[str, Any]:
     """All that the newest checkpoint holds, by name: tensors as digests, counters, the replay's digest."""
     newest = checkpoint.verify(run / "checkpoints" / checkpoint.names(run / "checkpoints")[0])
     found: dict[str, Any] = dict(newest.state["counters"])
-    for name in ("evaluations", "saved_evaluations"):  # a run that ended early was evaluated at that end, too
+    for name in ("evaluations", "last_save_evaluations"):  # a run that ended early was evaluated at that end, too
         del found[name]
     for file in ("model", "actor", "optim", "rng"):
         for name, tensor in newest.tensors(file).items():

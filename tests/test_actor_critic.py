@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.agent import Agent
 from agents.agent import Config as AgentConfig
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
 from agents.objectives.reward_and_value import RewardAndValue
 from agents.optimizers import OptimizerConfig
@@ -379,7 +379,7 @@ def test_a_planner_may_ask_the_critic_what_lies_beyond_its_horizon(name: str) ->
     unsettle(actor)
     actions = torch.rand(3, 4, 2, 2)  # (N, K, H, A)
     with torch.no_grad():
-        found = evaluate_actions(model, RewardAndValue(Reward(), actor), model.initial(3), actions)
+        found = evaluate_sequences(model, RewardAndValue(Reward(), actor), model.initial(3), actions)
         value = actor.value(actions.sum(2))
     own = 0.0 if name == "dreamer_v3" else actions[:, :, 1, 0]
     expected = actions[:, :, 0, 0] + 0.5 * actions[:, :, 1, 0] + 0.5 * 0.25 * (value - own)

@@ -21,7 +21,7 @@ def test_rewards_are_learned_as_two_hot_and_told_as_means(name: str) -> None:
     target = two_hot.symlog(reward) if name == "dreamer_v3_2023" else reward
     torch.testing.assert_close(metrics["loss_reward"], two_hot.loss(logits, target, model.bins).mean())
     error = (model.reward(merge_time(states)) - reward.flatten()).abs().mean()
-    torch.testing.assert_close(metrics["reward_error"], error)
+    torch.testing.assert_close(metrics["reward_mae"], error)
 
 
 def test_v3_learns_the_discount_but_does_not_tell_it() -> None:

@@ -76,20 +76,20 @@ def names(rows: list[Rows], stream: int) -> list[tuple[int, int]]:
 def test_every_row_comes_once_and_in_order_in_its_environments_stream(count: int, rounds: list[int]) -> None:
     envs = world(count)
     rows, ended = gather(collector(envs), planner(), rounds)
-    assert sum(len(piece.episode.reward) - (not piece.continues) for piece in rows) == count * 12  # one per decision
+    assert sum(len(piece.episode.reward) - (not piece.continuation) for piece in rows) == count * 12  # one per decision
     seen = [names(rows, stream) for stream in range(count)]
     assert sorted(envs.used) == list(range(len(envs.used)))  # every episode's number is its own
     for stream in range(count):
         seeds = list(dict.fromkeys(seed for seed, _ in seen[stream]))
         whole = [(seed, step) for seed in seeds for step in range(LENGTHS[seed % 6] + 1)]
         assert seen[stream] == whole[: len(seen[stream])] and len(whole) - len(seen[stream]) < LENGTHS[seeds[-1] % 6]
-    for stream, episode, continues in rows:
-        for number, (seed, step) in enumerate(names([Rows(stream, episode, continues)], stream)):
+    for stream, episode, continuation in rows:
+        for number, (seed, step) in enumerate(names([Rows(stream, episode, continuation)], stream)):
             action = envs.taken[seed][step - 1] if step else np.zeros(2)
             reward = 100 * seed + step + 0.25 * action[0] if step else 0
             assert np.array_equal(episode.action[number], action) and episode.reward[number] == pytest.approx(reward)
             assert episode.terminal[number] == (seed % 2 == 1 and step == LENGTHS[seed % 6])
-            assert (step == 0) == (number == 0 and not continues)  # a first row begins a piece, and says so
+            assert (step == 0) == (number == 0 and not continuation)  # a first row begins a piece, and says so
         assert [part.dtype for part in episode] == [np.uint8, np.float32, np.float32, bool]
     for result in ended:
         seed = int(result.episode.reward[1] // 100)
@@ -103,8 +103,8 @@ def test_unfinished_episodes_reach_replay() -> None:
     replay, who, agent = Replay(config, tiny.SPEC, streams=2), collector(world(2, longer=1000)), planner()
     for number in range(1, 5):
         rows, ended = gather(who, agent, [3])
-        for stream, episode, continues in rows:
-            replay.add(episode, stream, continues)
+        for stream, episode, continuation in rows:
+            replay.add(episode, stream, continuation)
         assert not ended and len(replay) == 2 * (1 + 3 * number)
     batch = replay.sample(np.random.default_rng(0))
     step = batch.image[:, :, 0, 0, 1].long()
@@ -133,7 +133,7 @@ def test_a_stop_gives_what_there_is_and_one_before_anything_is_an_interruption()
         return len(asked) > 3
 
     rows, _, _ = who.collect(agent, 10, "explore", stop)
-    assert sum(len(piece.episode.reward) - (not piece.continues) for piece in rows) == 2 * 3
+    assert sum(len(piece.episode.reward) - (not piece.continuation) for piece in rows) == 2 * 3
     with pytest.raises(Interrupted):
         who.collect(agent, 10, "explore", stop)
     more, _ = gather(who, agent, [2])  # nothing was lost by it
@@ -151,7 +151,7 @@ def stored(who: StepCollector) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def equal(one: tuple[list[Rows], list[EpisodeResult]], other: tuple[list[Rows], list[EpisodeResult]]) -> bool:
     def flat(found: tuple[list[Rows], list[EpisodeResult]]) -> list[Any]:
-        rows = [part for piece in found[0] for part in (piece.stream, piece.continues, *piece.episode)]
+        rows = [part for piece in found[0] for part in (piece.stream, piece.continuation, *piece.episode)]
         kept = ("action", "reward", "terminal")  # the images of a result are those that replay did not have yet
         ended = [part for r in found[1] for part in (*(getattr(r.episode, name) for name in kept), *r[1:])]
         return rows + ended
@@ -207,7 +207,7 @@ def test_what_does_not_repeat_itself_is_begun_anew(change: str) -> None:
     other = collector(envs)
     assert not other.restore(state, tensors, agent)
     rows, _ = gather(other, agent, [1])
-    assert [(piece.stream, piece.continues, len(piece.episode.reward)) for piece in rows] == [
+    assert [(piece.stream, piece.continuation, len(piece.episode.reward)) for piece in rows] == [
         (0, False, 2),
         (1, False, 2),
     ]
@@ -248,7 +248,7 @@ def test_a_run_that_is_stopped_anywhere_ends_as_the_undisturbed_one(
     assert runs.go(tmp_path, *STEPS) == 0
     assert "begun anew" not in capsys.readouterr().out
     found = runs.digests(tmp_path / "r")
-    kept = [key for key in undisturbed if key not in ("replay", "saved_collected", "saved_updates")]
+    kept = [key for key in undisturbed if key not in ("replay", "last_save_collected", "last_save_updates")]
     assert {key: found[key] for key in kept} == {key: undisturbed[key] for key in kept}  # chunks end where it was saved
 
 
@@ -269,7 +269,7 @@ def test_a_run_whose_environment_fails_amid_a_round_goes_on_from_the_last_whole_
     assert "physics state is invalid" in capsys.readouterr().err
     assert runs.go(tmp_path, *STEPS) == 0
     found = runs.digests(tmp_path / "r")
-    kept = [key for key in undisturbed if key not in ("replay", "saved_collected", "saved_updates")]
+    kept = [key for key in undisturbed if key not in ("replay", "last_save_collected", "last_save_updates")]
     assert {key: found[key] for key in kept} == {key: undisturbed[key] for key in kept}
 
 

@@ -20,7 +20,7 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
 
 def config(**changes: Any) -> adapter.Config:
     values = dict(name="odd", size=(16, 20), gray=False, action_repeat=1, time_limit=None, num_envs=1)
-    return adapter.Config(**{**values, "processes": False, "timeout": 10.0, **changes})
+    return adapter.Config(**{**values, "vectorization_mode": "sync", "timeout": 10.0, **changes})
 
 
 def image_box(*shape: int, dtype: Any = np.uint8) -> spaces.Box:

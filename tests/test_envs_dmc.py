@@ -54,8 +54,8 @@ def test_cartpole_is_125_decisions_of_64x64_and_ends_by_truncation() -> None:
 @real
 def test_workers_render_the_same_and_a_limit_replaces_the_suites_own() -> None:
     seen = []
-    for processes in (False, True):
-        vector = envs.vector(config(num_envs=2, processes=processes, time_limit=16))
+    for mode in ("sync", "async"):
+        vector = envs.vector(config(num_envs=2, vectorization_mode=mode, time_limit=16))
         images = [vector.reset({0: 1, 1: 2}), vector.step(np.ones((2, 1)))[0]]
         image, _, terminated, truncated, _ = vector.step(np.ones((2, 1)))
         assert truncated.all() and not terminated.any()

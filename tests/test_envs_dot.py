@@ -10,7 +10,7 @@ STILL = np.array([[0.5, -0.5, 0.0, 0.0]])
 
 def config() -> dot.Config:
     return dot.Config(name="dot", size=(32, 32), gray=True, action_repeat=1, time_limit=50, num_envs=1,
-                      processes=False, timeout=10)  # fmt: skip
+                      vectorization_mode="sync", timeout=10)  # fmt: skip
 
 
 def test_one_step_by_hand() -> None:

@@ -26,7 +26,7 @@ ZERO = np.zeros((2, 2), np.float32)
 
 def config(kind: Any = bad_envs.Config, **changes: Any) -> Any:
     values = dict(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, num_envs=2)
-    values |= dict(processes=True, timeout=20.0)
+    values |= dict(vectorization_mode="async", timeout=20.0)
     if kind is bad_envs.Config:
         values |= dict(fault="none", at=-1, bad=None)
     return kind(**{**values, **changes})
@@ -57,15 +57,15 @@ def play(vector: envs.Vector, steps: int) -> list:
 
 
 def test_workers_and_one_process_give_the_same() -> None:
-    alone = play(envs.vector(config(dot.Config, processes=False, num_envs=3, time_limit=5)), 12)
-    apart = play(envs.vector(config(dot.Config, processes=True, num_envs=3, time_limit=5)), 12)
+    alone = play(envs.vector(config(dot.Config, vectorization_mode="sync", num_envs=3, time_limit=5)), 12)
+    apart = play(envs.vector(config(dot.Config, vectorization_mode="async", num_envs=3, time_limit=5)), 12)
     assert len(alone) == len(apart) and all(np.array_equal(a, b) for a, b in zip(alone, apart))
     assert alone[0].dtype == np.uint8 and alone[2].dtype == np.float32 and alone[3].dtype == bool
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_attributes(processes: bool) -> None:
-    vector = envs.vector(config(dot.Config, processes=processes, time_limit=50, action_repeat=2, gray=False))
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_attributes(mode: str) -> None:
+    vector = envs.vector(config(dot.Config, vectorization_mode=mode, time_limit=50, action_repeat=2, gray=False))
     assert (vector.num_envs, vector.image_shape, vector.action_dim, vector.discrete) == (2, (3, 16, 16), 2, False)
     assert (vector.action_repeat, vector.time_limit) == (2, 50)
     vector.close()
@@ -74,9 +74,9 @@ def test_attributes(processes: bool) -> None:
         vector.step(ZERO)
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_an_ended_row_holds_still_until_it_is_reset(processes: bool) -> None:
-    vector = envs.Vector(config(adapter.Config, processes=processes), ends)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_ended_row_holds_still_until_it_is_reset(mode: str) -> None:
+    vector = envs.Vector(config(adapter.Config, vectorization_mode=mode), ends)
     assert (vector.step(ZERO)[1] == 0).all()  # before the first reset as well
     vector.reset({0: 1, 1: 1})
     vector.step(ZERO)
@@ -94,9 +94,9 @@ def test_an_ended_row_holds_still_until_it_is_reset(processes: bool) -> None:
     vector.close()
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_images_are_copies(processes: bool) -> None:
-    vector = envs.Vector(config(adapter.Config, processes=processes), ends)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_images_are_copies(mode: str) -> None:
+    vector = envs.Vector(config(adapter.Config, vectorization_mode=mode), ends)
     first = vector.reset({0: 1, 1: 1})
     second = vector.step(ZERO)[0]
     vector.step(ZERO)
@@ -105,7 +105,7 @@ def test_images_are_copies(processes: bool) -> None:
 
 
 def test_discrete_actions_travel_as_one_hot_rows() -> None:
-    vector = envs.Vector(config(adapter.Config, processes=False, num_envs=2), discrete)
+    vector = envs.Vector(config(adapter.Config, vectorization_mode="sync", num_envs=2), discrete)
     assert vector.discrete and vector.action_dim == 3
     vector.reset({0: 0, 1: 1})
     vector.step(np.eye(3)[[2, 0]])
@@ -115,7 +115,7 @@ def test_discrete_actions_travel_as_one_hot_rows() -> None:
 
 @pytest.mark.parametrize("actions", [np.zeros(2), np.zeros((2, 3)), np.full((2, 2), np.nan)])
 def test_wrong_actions_are_refused(actions: np.ndarray) -> None:
-    vector = envs.vector(config(dot.Config, processes=False))
+    vector = envs.vector(config(dot.Config, vectorization_mode="sync"))
     vector.reset({0: 0, 1: 1})
     with pytest.raises(ValueError, match="actions"):
         vector.step(actions)
@@ -176,10 +176,10 @@ def test_a_worker_that_hangs_is_named_within_its_timeout(fault: str, at: int) ->
     assert not any(alive(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_a_failing_constructor_is_named(processes: bool) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_failing_constructor_is_named(mode: str) -> None:
     with pytest.raises(EnvError, match=r"dot \(worker 0, .*constructor\): ValueError: no such level"):
-        envs.Vector(config(fault="constructor", processes=processes), bad_envs.build)
+        envs.Vector(config(fault="constructor", vectorization_mode=mode), bad_envs.build)
 
 
 def test_a_dying_constructor_is_named() -> None:
@@ -188,7 +188,7 @@ def test_a_dying_constructor_is_named() -> None:
 
 
 def test_a_failure_in_this_process_keeps_its_cause() -> None:
-    vector = envs.Vector(config(fault="raise", at=2, processes=False), bad_envs.build)
+    vector = envs.Vector(config(fault="raise", at=2, vectorization_mode="sync"), bad_envs.build)
     with pytest.raises(EnvError, match=r"env step 2\): KeyError") as error:
         run_into(vector)
     assert isinstance(error.value.__cause__, KeyError)
@@ -211,7 +211,7 @@ import sys, time
 import bad_envs, envs
 import only_for_the_trainer  # what only the trainer may import
 config = bad_envs.Config(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, num_envs=2,
-                         processes=True, timeout=60, fault=sys.argv[1], at=1, bad=None)
+                         vectorization_mode="async", timeout=60, fault=sys.argv[1], at=1, bad=None)
 if __name__ == "__main__":
     vector = envs.Vector(config, bad_envs.lean)
     print(*[process.pid for process in vector._async.processes], flush=True)

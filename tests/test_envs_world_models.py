@@ -97,8 +97,8 @@ def test_the_time_limit_truncates_and_repeat_counts_in_it(name: str) -> None:
 @pytest.mark.parametrize("name", WORLDS)
 def test_workers_give_the_same(name: str) -> None:
     seen = []
-    for processes in (False, True):
-        vector = envs.vector(section(name, num_envs=2, processes=processes))
+    for mode in ("sync", "async"):
+        vector = envs.vector(section(name, num_envs=2, vectorization_mode=mode))
         assert vector.discrete == (name == "take_cover") and vector.action_dim == 3
         images = [vector.reset({0: 1, 1: 2})]
         for _ in range(10):
@@ -119,7 +119,7 @@ def test_a_missing_package_is_named(name: str, module: str, monkeypatch: pytest.
 
 
 def faked(odd: Odd, **changes: Any) -> gymnasium.Env:
-    return adapter.wrap_env(car_racing.dressed(odd), section("car_racing", **changes))
+    return adapter.wrap_env(car_racing.crop_and_wrap(odd), section("car_racing", **changes))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_ctrl_c_leaves_take_cover_to_its_parent() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a death that children hear of is Linux's")
 def test_no_simulator_outlives_a_killed_worker() -> None:
-    vector = envs.vector(section("take_cover", processes=True, timeout=10))
+    vector = envs.vector(section("take_cover", vectorization_mode="async", timeout=10))
     vector.reset({0: 0})
     (simulator,) = simulators()
     try:

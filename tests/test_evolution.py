@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.base import Actor
 from agents.controllers import evolution
 from agents.controllers.evolution import Evolution
-from agents.imagination import evaluate_actions, imagined_return
+from agents.imagination import evaluate_sequences, imagined_return
 from agents.objectives.reward import Reward
 from training import pictures
 from worldmodel.base import Batch, ConfigError, Spec, WorldModel, merge_time, tree_map
@@ -228,7 +228,7 @@ def test_imagined_returns_of_fixed_actions_are_those_that_planners_evaluate() ->
     one = imagined_return(model, tiny.REWARD, start, lambda state: next(steps), 7)
     torch.manual_seed(1)
     with torch.no_grad():
-        other = evaluate_actions(model, tiny.REWARD, start, actions)[:, 0]
+        other = evaluate_sequences(model, tiny.REWARD, start, actions)[:, 0]
     assert torch.allclose(one, other, atol=1e-6) and not one.requires_grad
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from agents.objectives import goal
 from agents.planners import cem
 from training.components import ROOT
@@ -48,7 +48,7 @@ def saved(folder: Path, image: np.ndarray, name: str = "goal.png") -> Path:
 def test_a_step_is_worth_minus_its_distance_and_the_goal_is_looked_at_as_often_as_asked() -> None:
     model = Seen()
     actions = torch.tensor([[[[1.0], [1.0]], [[-1.0], [0.5]]]])  # (N, K, H, A): 0 -> 1, 2 and 0 -> -1, -0.5
-    value = evaluate_actions(model, objective(1.5), model.initial(1), actions)
+    value = evaluate_sequences(model, objective(1.5), model.initial(1), actions)
     assert value.tolist() == [[-1.0, -4.5]] and model.looked == LOOKS  # .5 + .5 and 2.5 + 2
 
 
@@ -58,7 +58,7 @@ def test_it_is_the_distance_of_features() -> None:
             return torch.cat([3 * state.x, 4 * state.x], 1)
 
     model = Plane()
-    assert evaluate_actions(model, objective(2), model.initial(1), torch.ones(1, 1, 1, 1)).item() == pytest.approx(-5)
+    assert evaluate_sequences(model, objective(2), model.initial(1), torch.ones(1, 1, 1, 1)).item() == pytest.approx(-5)
 
 
 def test_cem_goes_to_the_goal_and_stays() -> None:
@@ -77,10 +77,10 @@ def test_a_real_model_under_common_random_numbers_on_meta_and_without_gradient_t
     model, wanted = tiny.model(), goal.Goal(np.zeros(SHAPE, np.uint8), 2, tiny.SPEC)
     state = model.initial(1)
     with torch.no_grad(), common_random_numbers(5):
-        assert evaluate_actions(model, wanted, state, torch.zeros(1, 5, 3, 2)).shape == (1, 5)
+        assert evaluate_sequences(model, wanted, state, torch.zeros(1, 5, 3, 2)).shape == (1, 5)
     assert not wanted.goal(model).requires_grad
     model.to("meta")
-    value = evaluate_actions(model, wanted.to("meta"), model.initial(2), torch.zeros(2, 5, 3, 2, device="meta"))
+    value = evaluate_sequences(model, wanted.to("meta"), model.initial(2), torch.zeros(2, 5, 3, 2, device="meta"))
     assert value.shape == (2, 5) and value.is_meta
     assert not wanted.state_dict()  # the image is given, not learned: no checkpoint holds it
 
@@ -141,18 +141,18 @@ def test_training_and_a_trained_run_take_a_goal(tmp_path: Path) -> None:
     assert not runs.logged(tmp_path / "r", "collect/planned") and runs.logged(tmp_path / "r", "collect/return")
     trained = TrainedRun(tmp_path / "r", "cpu", 0)
     episode = next((tmp_path / "r" / "replay").glob("*.npz"))
-    agent, _ = trained.acting(None, 1, [f"objective.image={episode}", "actor.horizon=2"])
+    agent, _ = trained.prepare_agent(None, 1, [f"objective.image={episode}", "actor.horizon=2"])
     assert isinstance(agent.actor, cem.CEM) and agent.actor.config.horizon == 2
     before, now = trained.agent.actor.objective, agent.actor.objective
     assert isinstance(before, goal.Goal) and isinstance(now, goal.Goal) and now.image.any() and not before.image.any()
     assert "evaluate/planned_return" not in trained.evaluate(agent, 1)[1]
-    agent, _ = trained.acting(None, 1, ["objective=reward"])
+    agent, _ = trained.prepare_agent(None, 1, ["objective=reward"])
     assert "evaluate/planned_return" in trained.evaluate(agent, 1)[1]
     for words, wanted in (
         (["objective=gaol"], "objective: 'gaol' is not one of .*did you mean 'goal'"),
-        (["objective.looks=0"], "objective.looks: "),
+        (["objective.observe_steps=0"], "objective.observe_steps: "),
         (["objective.imag=x"], "objective.imag: there is no such key; did you mean 'image'"),
         (["objective"], "objective: here only actor and objective can be changed"),
     ):
         with pytest.raises(ConfigError, match=wanted):
-            trained.acting(None, 1, words)
+            trained.prepare_agent(None, 1, words)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from envs.suites import dot
 from training.components import ROOT
 from worldmodel.base import Batch, Spec, merge_time, tree_map, tree_stack
@@ -416,7 +416,7 @@ def test_losses_are_summed_over_pixels_and_averaged_over_rows() -> None:
             error += abs(missed) / 18
     assert metrics["loss_image"].item() == pytest.approx(3 * image, rel=1e-5)
     assert metrics["loss_reward"].item() == pytest.approx(10 * reward, rel=1e-4)
-    assert metrics["reward_error"].item() == pytest.approx(error, rel=1e-4)
+    assert metrics["reward_mae"].item() == pytest.approx(error, rel=1e-4)
     parts = [value for name, value in metrics.items() if name.startswith("loss_")]
     assert len(parts) == 4 and loss.item() == pytest.approx(torch.stack(parts).sum().item(), rel=1e-6)
 
@@ -821,7 +821,7 @@ def test_imagining_keeps_its_eyes_closed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(model.vision.encoder, "forward", look)
     state = model.imagine(model.initial(2), torch.ones(2, 2))
-    assert evaluate_actions(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
+    assert evaluate_sequences(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
     assert model.decode(state).shape == (2, 1, 16, 16)
 
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from agents.planners import cem, mppi, proposal, shooting
 from agents.planners.mppi import weights
 from agents.planners.proposal import Carry, first_mean
@@ -48,10 +48,10 @@ def record(monkeypatch: pytest.MonkeyPatch, module: Any = mppi) -> list[tuple[Te
     seen: list[tuple[Tensor, Tensor]] = []
 
     def listen(model: Any, objective: Any, state: Any, actions: Tensor) -> Tensor:
-        seen.append((actions, evaluate_actions(model, objective, state, actions)))
+        seen.append((actions, evaluate_sequences(model, objective, state, actions)))
         return seen[-1][1]
 
-    monkeypatch.setattr(module, "evaluate_actions", listen)
+    monkeypatch.setattr(module, "evaluate_sequences", listen)
     return seen
 
 
@@ -97,7 +97,7 @@ def test_the_refit_of_three_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.quadratic(torch.zeros(1, 1))
     planner = make(model, horizon=1, iterations=1, candidates=3, elites=3, inverse_temperature=1.0)
     monkeypatch.setattr(mppi, "sample", lambda *_: torch.tensor([0.5, -0.5, 1.0]).view(1, 3, 1, 1))
-    monkeypatch.setattr(mppi, "evaluate_actions", lambda *_: torch.tensor([[4.0, 2.0, 1.0]]).log())
+    monkeypatch.setattr(mppi, "evaluate_sequences", lambda *_: torch.tensor([[4.0, 2.0, 1.0]]).log())
     got = planner.plan(model.initial(1), planner.initial(1))
     mean = (4 * 0.5 - 2 * 0.5 + 1) / 7
     variance = (4 * (0.5 - mean) ** 2 + 2 * (0.5 + mean) ** 2 + (1 - mean) ** 2) / 7
@@ -127,10 +127,10 @@ def test_it_finds_the_linear_quadratic_optimum(inverse_temperature: float) -> No
     model, start = tiny.linear()
     planner = make(model, iterations=10, candidates=1000, elites=100, inverse_temperature=inverse_temperature)
     got = planner.plan(start, planner.initial(1))
-    cost = -evaluate_actions(model, tiny.REWARD, start, got.mean[:, None]).item()
+    cost = -evaluate_sequences(model, tiny.REWARD, start, got.mean[:, None]).item()
     assert -1e-5 < cost / LEAST - 1 < 1e-3
     # What it promises is what its elites bring, which are drawn with at least min_std.
-    assert -evaluate_actions(model, tiny.REWARD, start, got.elites)[0].dot(got.weight[0]).item() == pytest.approx(
+    assert -evaluate_sequences(model, tiny.REWARD, start, got.elites)[0].dot(got.weight[0]).item() == pytest.approx(
         -got.value.item()
     )
     assert LEAST < -got.value.item() < 1.5 * LEAST
@@ -179,7 +179,7 @@ def test_the_std_is_clamped_on_both_sides_and_begins_at_its_largest(monkeypatch:
         assert seen[-1][1].max().item() == pytest.approx(low, abs=0.03)
     wide = make(model, horizon=2, candidates=2, elites=2, min_std=0.8, max_std=0.9)
     monkeypatch.setattr(mppi, "sample", lambda *_: torch.tensor([1.0, -1.0]).view(1, 2, 1, 1).repeat(1, 1, 2, 1))
-    monkeypatch.setattr(mppi, "evaluate_actions", lambda *_: torch.zeros(1, 2))
+    monkeypatch.setattr(mppi, "evaluate_sequences", lambda *_: torch.zeros(1, 2))
     assert wide.plan(model.initial(1), wide.initial(1)).std.flatten().tolist() == pytest.approx([0.9, 0.9])  # not 1
 
 
@@ -315,7 +315,7 @@ def test_broken_candidates_are_ignored_although_they_are_among_the_elites(invers
     model = broken(lambda x, action: action < 0)  # about half of the candidates
     planner = make(model, horizon=1, iterations=1, candidates=100, elites=100, inverse_temperature=inverse_temperature)
     got = planner.plan(model.initial(1), planner.initial(1))
-    value = evaluate_actions(model, tiny.REWARD, model.initial(1), got.elites)[0]
+    value = evaluate_sequences(model, tiny.REWARD, model.initial(1), got.elites)[0]
     assert (got.weight[0, value == -math.inf] == 0).all() and (value == -math.inf).sum() > 20
     good = got.elites[0, value > -math.inf, 0, 0]
     wanted = (inverse_temperature * good).softmax(0) @ good
@@ -349,7 +349,7 @@ def test_an_elite_is_drawn_by_its_weight_also_when_not_exploring(monkeypatch: py
     )
     monkeypatch.setattr(
         mppi,
-        "evaluate_actions",
+        "evaluate_sequences",
         lambda _, __, state, ___: torch.tensor([[4.0, 1.0, 3.0]]).log().repeat(len(state.x), 1),
     )
     action, carry, info = planner.act(model.initial(20_000), planner.initial(20_000), mode="evaluate")

@@ -97,12 +97,12 @@ def test_a_curve_can_be_drawn_at_any_time(tmp_path: Path, rows: list[dict[str, f
 SCALARS = [
     "learn/model/loss", "learn/model/loss_image", "learn/model/loss_reward", "learn/model/loss_kl", "learn/model/kl",
     "learn/model/entropy_prior", "learn/model/entropy_posterior", "learn/model/gradient_norm",
-    "learn/model/reward_error", "learn/model/skipped",
+    "learn/model/reward_mae", "learn/model/skipped",
     "collect/return", "collect/episode_length", "collect/planned_return", "collect/obtained_return",
     "collect/planned_minus_obtained", "evaluate/return", "evaluate/ci95", "evaluate/episode_length", "evaluate/act_ms",
     "evaluate/planned_return", "evaluate/obtained_return", "evaluate/planned_minus_obtained",
-    "dream/image_error_01", "dream/reward_error_01", "dream/image_error_05", "dream/reward_error_05",
-    "seconds/collect", "seconds/learn", "seconds/render", "seconds/updates_per_second",
+    "dream/image_mse_01", "dream/reward_mae_01", "dream/image_mse_05", "dream/reward_mae_05",
+    "seconds/collect", "seconds/learn", "seconds/render", "rate/updates_per_second",
     "count/env_steps", "count/agent_steps", "count/episodes", "count/updates",
 ]  # fmt: skip
 

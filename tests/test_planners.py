@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.base import add_exploration_noise, random_actions
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
 from agents.planners import cem, proposal, shooting
 from agents.planners.proposal import Carry, first_mean
@@ -43,10 +43,10 @@ def record(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[tuple[Tensor, T
     seen: list[tuple[Tensor, Tensor]] = []
 
     def listen(model: Any, objective: Any, state: Any, actions: Tensor) -> Tensor:
-        seen.append((actions, evaluate_actions(model, objective, state, actions)))
+        seen.append((actions, evaluate_sequences(model, objective, state, actions)))
         return seen[-1][1]
 
-    monkeypatch.setattr(module, "evaluate_actions", listen)
+    monkeypatch.setattr(module, "evaluate_sequences", listen)
     return seen
 
 
@@ -65,7 +65,7 @@ def test_rewards_are_read_after_each_action_and_die_with_the_world() -> None:
     actions = torch.tensor([[1.0, 2, 3], [1, 0, 0]])[None, :, :, None].repeat(2, 1, 1, 1)
     ten = [11 + 13 / 11 + 16 / 11 / 13, 11 + 11 / 11 + 11 / 121]
     wanted = torch.tensor([[2 + 4 / 2 + 7 / 8, 2 + 2 / 2 + 2 / 4], ten])
-    torch.testing.assert_close(evaluate_actions(model, tiny.REWARD, start, actions), wanted)
+    torch.testing.assert_close(evaluate_sequences(model, tiny.REWARD, start, actions), wanted)
 
 
 def test_every_candidate_starts_from_its_own_state() -> None:
@@ -73,7 +73,7 @@ def test_every_candidate_starts_from_its_own_state() -> None:
         lambda point, action: tiny.Point(point.x, 10 * point.x[:, 0] + action[:, 0], torch.ones(len(action)))
     )
     actions = torch.arange(6.0).view(3, 2, 1, 1)
-    got = evaluate_actions(model, tiny.REWARD, model.at(torch.tensor([[1.0], [2.0], [3.0]])), actions)
+    got = evaluate_sequences(model, tiny.REWARD, model.at(torch.tensor([[1.0], [2.0], [3.0]])), actions)
     assert got.tolist() == [[10, 11], [22, 23], [34, 35]]
 
 
@@ -85,7 +85,7 @@ def test_a_world_that_goes_on_pays_the_plain_sum() -> None:
         for u in actions[0, k]:
             x = tiny.A @ x + tiny.B @ u
             cost = cost + (x.square() * tiny.Q).sum() + tiny.R * u.square().sum()
-        assert evaluate_actions(model, tiny.REWARD, start, actions)[0, k].item() == pytest.approx(
+        assert evaluate_sequences(model, tiny.REWARD, start, actions)[0, k].item() == pytest.approx(
             -cost.item(), rel=1e-5
         )
 
@@ -101,8 +101,8 @@ def test_a_terminal_value_counts_as_far_as_one_survives_to_the_horizon() -> None
     """x: 1 -> 2 -> 4 earns 2 + 4 / 2, and then 4 / 2 / 4, if being at x goes on with probability 1 / x."""
     model = tiny.Fake(lambda point, action: tiny.Point(x := point.x + action, x[:, 0], 1 / x[:, 0]))
     actions = torch.tensor([1.0, 2]).view(1, 1, 2, 1)
-    assert evaluate_actions(model, Goal(), model.at(torch.tensor([[1.0]])), actions).item() == 2 + 4 / 2 + 4 / 2 / 4
-    assert evaluate_actions(model, Goal(), model.at(torch.tensor([[1.0]])), actions[:, :, :1]).item() == 2 + 2 / 2
+    assert evaluate_sequences(model, Goal(), model.at(torch.tensor([[1.0]])), actions).item() == 2 + 4 / 2 + 4 / 2 / 4
+    assert evaluate_sequences(model, Goal(), model.at(torch.tensor([[1.0]])), actions[:, :, :1]).item() == 2 + 2 / 2
 
 
 # ---- planning on known problems ----
@@ -124,7 +124,7 @@ def test_cem_finds_the_linear_quadratic_optimum_and_shooting_does_not() -> None:
     model, start = tiny.linear()
     planner = make(model)
     plan, promised = planner.plan(start, planner.initial(1))
-    cost = -evaluate_actions(model, tiny.REWARD, start, plan[:, None]).item()
+    cost = -evaluate_sequences(model, tiny.REWARD, start, plan[:, None]).item()
     assert 0 <= cost / least - 1 < 1e-3
     assert plan[0, 0, 0].item() == pytest.approx(action, abs=0.03)
     assert -promised.item() == pytest.approx(least, rel=0.01)  # what the plan promises is what it costs

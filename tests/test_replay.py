@@ -147,7 +147,7 @@ def cut(episode: Episode, *sizes: int) -> list[Episode]:
 def give(ring: Replay, stream: int, *pieces: Episode) -> None:
     """An episode from its first row on."""
     for number, piece in enumerate(pieces):
-        ring.add(piece, stream, continues=number > 0)
+        ring.add(piece, stream, continuation=number > 0)
 
 
 def rows_of(ring: Replay, stream: int) -> list[int]:
@@ -183,7 +183,7 @@ def test_streams_are_interleaved_and_never_mixed() -> None:
     parts = [cut(numbered(number, 11), 4, 4) for number in (1, 2, 3)]
     for number in range(3):
         for stream in range(3):
-            ring.add(parts[stream][number], stream, continues=number > 0)
+            ring.add(parts[stream][number], stream, continuation=number > 0)
     assert [rows_of(ring, stream) for stream in range(3)] == [[100 * (s + 1) + t for t in range(12)] for s in range(3)]
     batch = ring.sample(np.random.default_rng(0), 300, 8)
     check_streams(ring, batch)
@@ -221,11 +221,11 @@ def test_a_piece_grows_until_it_is_saved(tmp_path: Path) -> None:
     give(ring, 0, *pieces[:2])
     assert [chunk.rows for chunk in ring.save(tmp_path)] == [4]
     for piece in pieces[2:4]:
-        ring.add(piece, continues=True)
+        ring.add(piece, continuation=True)
     assert [chunk.rows for chunk in ring.save(tmp_path)] == [4, 4]
-    ring.add(pieces[4], continues=True)
+    ring.add(pieces[4], continuation=True)
     listed = ring.save(tmp_path)
-    assert [(chunk.rows, chunk.stream, chunk.continues) for chunk in listed] == [
+    assert [(chunk.rows, chunk.stream, chunk.continuation) for chunk in listed] == [
         (4, 0, False),
         (4, 0, True),
         (2, 0, True),
@@ -238,7 +238,7 @@ def test_a_long_episode_in_pieces_is_evicted_piece_by_piece() -> None:
     ring = make(capacity=20)
     for number in range(40):
         piece = Episode(*(part[number : number + 1] for part in numbered(0, 39)))
-        ring.add(piece, continues=number > 0)
+        ring.add(piece, continuation=number > 0)
         assert min(number + 1, 10) <= len(ring) <= 20
         assert rows_of(ring, 0)[-1] == number
         check_streams(ring, ring.sample(np.random.default_rng(number), 20, 5))
@@ -260,7 +260,7 @@ def test_pieces_streams_evictions_saves_and_loads_drawn_at_random(seed: int, tmp
             began[stream] = True
         before = len(ring), [piece for piece in ring.pieces if piece.stream == stream]
         piece = waiting[stream].pop(0)
-        ring.add(piece, stream, continues=not began[stream])
+        ring.add(piece, stream, continuation=not began[stream])
         began[stream] = False
         gone = [old for old in before[1] if old not in ring.pieces]
         assert gone == before[1][: len(gone)]  # the oldest ones
@@ -288,7 +288,7 @@ def test_a_piece_that_can_never_fit_its_stream_is_refused_and_nothing_is_lost() 
 def test_a_piece_after_a_damaged_one_does_not_go_on_from_the_one_before_it(tmp_path: Path) -> None:
     ring = make()
     for number, piece in enumerate(cut(numbered(1, 8), 3, 3)):
-        ring.add(piece, continues=number > 0)
+        ring.add(piece, continuation=number > 0)
         listed = ring.save(tmp_path)  # each in a chunk of its own
     (tmp_path / f"{listed[1].digest}.npz").write_bytes(b"")
     rest, again = make(), make()

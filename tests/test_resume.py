@@ -55,7 +55,7 @@ def test_twice_n_steps_are_n_and_n_more(tmp_path: Path, seed: int, count: int) -
 
 @pytest.mark.slow
 def test_so_it_is_with_environments_in_workers(tmp_path: Path) -> None:
-    words = ("env.num_envs=2", "env.processes=true")
+    words = ("env.num_envs=2", "env.vectorization_mode=async")
     assert runs.go(tmp_path / "a", "env.num_envs=2") == 0
     assert runs.go(tmp_path / "b", *words, "train.env_steps=30") == 0
     assert runs.go(tmp_path / "b", *words) == 0

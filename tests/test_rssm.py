@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from worldmodel.base import Batch, Spec, merge_time, tree_map
 from worldmodel.models import rssm
 from worldmodel.networks import gaussian
@@ -194,7 +194,7 @@ def test_rewards_are_scaled_inside_only() -> None:
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     torch.testing.assert_close(scaled.reward(merge_time(states)), 32 * model.reward(merge_time(states)))
     error = (32 * data.reward.flatten() - scaled.reward(merge_time(states))).abs().mean()
-    assert metrics["reward_error"].item() == pytest.approx(error.item(), rel=1e-5)
+    assert metrics["reward_mae"].item() == pytest.approx(error.item(), rel=1e-5)
 
 
 def test_every_row_keeps_its_place_when_flattened() -> None:
@@ -289,7 +289,7 @@ def test_imagining_keeps_its_eyes_closed(monkeypatch: pytest.MonkeyPatch) -> Non
     model = tiny.model(continue_weight=1.0)
     forbid_looking(monkeypatch, model)
     state = model.imagine(model.initial(2), torch.ones(2, 2))
-    assert evaluate_actions(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
+    assert evaluate_sequences(model, tiny.REWARD, state, torch.zeros(2, 4, 3, 2)).isfinite().all()
     assert model.decode(state).shape == (2, 1, 16, 16)
 
 
@@ -396,7 +396,7 @@ def test_either_path_alone_builds_learns_and_remembers_what_it_can(changes: Any)
     walked = walk(model, data)
     torch.manual_seed(1)
     torch.testing.assert_close(walked, model.loss(data)[1])
-    assert evaluate_actions(model, tiny.REWARD, merge_time(walked), torch.zeros(18, 2, 3, 2)).shape == (18, 2)
+    assert evaluate_sequences(model, tiny.REWARD, merge_time(walked), torch.zeros(18, 2, 3, 2)).shape == (18, 2)
 
 
 def test_without_a_stochastic_path_imagining_is_learned_from_the_belief_before_the_look() -> None:

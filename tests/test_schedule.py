@@ -93,10 +93,10 @@ def live(setting: Config, counters: Counters, count: int, has_data: bool, minute
     for _ in range(10_000):
         if schedule.should_evaluate():
             yield f"evaluate {schedule.collected} {counters.updates}"
-            counters.evaluated_collected, counters.evaluated_updates = schedule.collected, counters.updates
+            counters.last_eval_collected, counters.last_eval_updates = schedule.collected, counters.updates
         elif schedule.should_save(minutes):
             yield f"save {schedule.collected} {counters.updates}"
-            counters.saved_collected, counters.saved_updates = schedule.collected, counters.updates
+            counters.last_save_collected, counters.last_save_updates = schedule.collected, counters.updates
         elif schedule.updates_due() > 0:
             part, stage, done = schedule.turn()
             chunk = schedule.next_updates()
@@ -330,11 +330,11 @@ def test_so_many_minutes_save_once() -> None:
     setting = config(learn={"model": 9}, prefill=2, save_minutes=10)
     assert not schedule(setting, episodes=2, updates=4).should_save(9.9)
     assert schedule(setting, episodes=2, updates=4).should_save(10)
-    assert schedule(setting, episodes=1, saved_collected=0).should_save(10)
-    assert not schedule(setting, episodes=2, updates=4, saved_collected=2, saved_updates=4).should_save(
+    assert schedule(setting, episodes=1, last_save_collected=0).should_save(10)
+    assert not schedule(setting, episodes=2, updates=4, last_save_collected=2, last_save_updates=4).should_save(
         99
     )  # there is nothing new
-    assert schedule(setting, episodes=2, updates=4, saved_collected=2, saved_updates=3).should_save(99)
+    assert schedule(setting, episodes=2, updates=4, last_save_collected=2, last_save_updates=3).should_save(99)
     assert not schedule(setting).should_save(99)
 
 
@@ -375,9 +375,9 @@ def interrupted(setting: Config, count: int, has_data: bool) -> None:
             continue  # it belongs to the update before it
         stopped = dataclasses.replace(
             counters,
-            saved_collected=collected(setting, counters),
-            saved_updates=counters.updates,
-            saved_evaluations=counters.evaluations,
+            last_save_collected=collected(setting, counters),
+            last_save_updates=counters.updates,
+            last_save_evaluations=counters.evaluations,
         )
         rest = list(live(setting, stopped, count, has_data))
         assert without_saves(rest) == without_saves(undisturbed[number:]), (setting, word)
@@ -386,9 +386,9 @@ def interrupted(setting: Config, count: int, has_data: bool) -> None:
         if word.startswith("save"):
             saved = dataclasses.replace(
                 counters,
-                saved_collected=collected(setting, counters),
-                saved_updates=counters.updates,
-                saved_evaluations=counters.evaluations,
+                last_save_collected=collected(setting, counters),
+                last_save_updates=counters.updates,
+                last_save_evaluations=counters.evaluations,
             )
             since = number + 1
 

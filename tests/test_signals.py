@@ -73,7 +73,7 @@ def test_a_signal_ends_it_soon_with_everything_saved(tmp_path: Path, phase: str,
 
 @pytest.mark.slow
 def test_signals_with_workers_leave_no_process(tmp_path: Path) -> None:
-    words = ("env.processes=true", "env.num_envs=2")
+    words = ("env.vectorization_mode=async", "env.num_envs=2")
     ended, seconds, last = signalled(tmp_path, signal.SIGTERM, "phase: act", random.Random(0), *words)
     assert (ended, last.split(".")[0]) == (143, "stopped and saved")
     assert seconds < 10

@@ -49,7 +49,7 @@ OFFLINE += ["train.report_every=2", "train.eval_episodes=1", "actor.horizon=3", 
 STAGE = "updates=3 batch_size=2 batch_length=3 eval_every=2"
 DREAMT = ["exp=dream_control", *CPU, *EVOLVED.split(), *(f"train.learn.actor.{word}" for word in STAGE.split())]
 DREAMT += ["train.eval_episodes=1"]
-SAME = ("learn/", "collect/", "evaluate/return", "dream/", "count/actor_env_steps")
+SAME = ("learn/", "collect/", "evaluate/return", "dream/", "count/fitness_env_steps")
 
 
 def go(folder: Path, *words: str, stop: runs.SignalHandler | None = None) -> int:
@@ -63,7 +63,7 @@ def state(run: Path) -> tuple[dict[str, Any], list[Any]]:
     found = {
         key: value
         for key, value in runs.digests(run).items()
-        if key not in ("evaluated_collected", "evaluated_updates")
+        if key not in ("last_eval_collected", "last_eval_updates")
     }
     return found, [point for prefix in SAME for point in runs.logged(run, prefix)]
 
@@ -166,12 +166,12 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
         agent_steps=24,
         episodes=4,
         updates=13,
-        actor_env_steps=0,
+        fitness_env_steps=0,
         prefill_agent_steps=24,
-        evaluated_collected=4,
-        evaluated_updates=13,
-        saved_collected=4,
-        saved_updates=13,
+        last_eval_collected=4,
+        last_eval_updates=13,
+        last_save_collected=4,
+        last_save_updates=13,
     )
 
 
@@ -224,7 +224,7 @@ def test_more_rounds_follow_what_the_controller_collects(
     assert acted == [("Brownian", "explore")] * 4 + [("Evolution", "explore")] * 3
     found = runs.digests(tmp_path / "r")
     assert [
-        found[name] for name in ("env_steps", "episodes", "updates", "evaluated_collected", "evaluated_updates")
+        found[name] for name in ("env_steps", "episodes", "updates", "last_eval_collected", "last_eval_updates")
     ] == [
         42,
         7,
@@ -267,7 +267,7 @@ def test_stopped_in_any_stage_it_ends_the_same(tmp_path: Path, whole: Path, unse
     assert go(tmp_path, stop=runs.StopAt(question)) == 143
     found = runs.digests(tmp_path / "r")
     assert found["updates"] == {27: 2, 32: 7, 35: 10, 39: 11, 47: 13}[question]
-    assert found["evaluated_updates"] == (11 if question == 47 else 0)
+    assert found["last_eval_updates"] == (11 if question == 47 else 0)
     assert go(tmp_path) == 0
     assert state(tmp_path / "r") == state(whole)
 
@@ -283,11 +283,11 @@ def test_stopped_at_any_question_it_ends_the_same(tmp_path: Path, whole: Path, u
 def test_a_controller_that_plays_is_counted(lived: tuple[Path, int]) -> None:
     run, asked = lived
     found = runs.digests(run)
-    assert found["actor_env_steps"] == 4 * (4 + 1) * 4  # generations x (population + mean_solution) x steps
+    assert found["fitness_env_steps"] == 4 * (4 + 1) * 4  # generations x (population + mean_solution) x steps
     assert (found["env_steps"], found["episodes"], found["updates"]) == (8, 2, 13)
     assert len(episodes(run)) == 2  # what it plays is not learned from
     assert asked == 8 + 9 + 4 * (1 + 20) + 2 * 4
-    assert [value for *_, value in runs.logged(run, "count/actor_env_steps")] == [0, 0, 20, 40, 60, 80]
+    assert [value for *_, value in runs.logged(run, "count/fitness_env_steps")] == [0, 0, 20, 40, 60, 80]
 
 
 def test_candidates_meet_the_same_episodes_and_the_same_noise(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_candidates_meet_the_same_episodes_and_the_same_noise(tmp_path: Path) ->
         assert first.tolist() == again.tolist() != other.tolist()
         noisy = training.explorer.actor  # whose every action is drawn
         assert training.play(noisy, 2, 5).tolist() == training.play(noisy, 2, 5).tolist()
-        assert training.counters.actor_env_steps == (3 * 3 + 2 * 2) * 4
+        assert training.counters.fitness_env_steps == (3 * 3 + 2 * 2) * 4
     finally:
         training.close()
 
@@ -312,7 +312,7 @@ def test_stopped_while_it_plays_it_ends_the_same(
     run, asked = lived
     assert go(tmp_path, *IN_ENV, stop=runs.StopAt(asked - back)) == 143
     found = runs.digests(tmp_path / "r")
-    assert (found["updates"], found["actor_env_steps"]) == (
+    assert (found["updates"], found["fitness_env_steps"]) == (
         (13, 80) if back == 2 else (12, 60) if back < 25 else (11, 40)
     )
     assert go(tmp_path, *IN_ENV) == 0
@@ -375,16 +375,16 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
         agent_steps=0,
         episodes=0,
         updates=6,
-        actor_env_steps=0,
+        fitness_env_steps=0,
         prefill_agent_steps=0,
-        evaluated_collected=0,
-        evaluated_updates=6,
-        saved_collected=0,
-        saved_updates=6,
+        last_eval_collected=0,
+        last_eval_updates=6,
+        last_save_collected=0,
+        last_save_updates=6,
     )
     history = run.metrics.history()
     assert [row["updates"] for row in history if "learn/model/loss" in row] == [2, 3, 4, 6]
-    assert [row["updates"] for row in history if "dream/image_error_01" in row] == [3, 6]
+    assert [row["updates"] for row in history if "dream/image_mse_01" in row] == [3, 6]
     assert not any(key.startswith(("evaluate/", "collect/")) for row in history for key in row)
     assert (offline / "losses.png").exists() and (offline / "dream.gif").exists()
     assert not (offline / "curve.png").exists() and not (offline / "generations.png").exists()

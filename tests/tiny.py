@@ -9,8 +9,8 @@ from torch import Tensor
 
 from agents import agent
 from agents.agent import Agent
-from agents.optimizers import OptimizerConfig
 from agents.objectives.reward import Reward
+from agents.optimizers import OptimizerConfig
 from training import command_line
 from training.components import ROOT
 from training.config import check_section

@@ -39,7 +39,7 @@ def load_agent(
     plain = run.config | {"agent": {**run.config.get("agent", {}), "device": device}, "plugins": list(plugins)}
     checked = config.check(plain)
     agent = build_agent(checked, run.spec)
-    use_threads(checked.agent.threads, agent.size(), run.info.get("threads"))
+    use_threads(checked.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
     checkpoint = checkpoint or run.newest()
     agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
     agent.env = checked.env

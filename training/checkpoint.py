@@ -151,8 +151,8 @@ def verify(folder: Path) -> Checkpoint:
                 load(content)
         for digest, rows, *place in manifest["chunks"]:
             sound = isinstance(rows, int) and rows > 0 and len(digest) == 64 and int(digest, 16) >= 0
-            stream, continues = place or (0, False)
-            if not (sound and isinstance(stream, int) and stream >= 0 and isinstance(continues, bool)):
+            stream, continuation = place or (0, False)
+            if not (sound and isinstance(stream, int) and stream >= 0 and isinstance(continuation, bool)):
                 raise Damaged(f"{folder.name}/{MANIFEST} lists a replay chunk {digest!r} of {rows!r} rows, {place}")
     except Damaged:
         raise

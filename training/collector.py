@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
     stream: int  # the environment's row
     episode: Episode
-    continues: bool  # False: they begin with an episode's first row
+    continuation: bool  # False: they begin with an episode's first row
 
 
 class StepCollector:
@@ -97,8 +97,8 @@ class StepCollector:
         builder = self.builders[row]
         if not builder.images or not builder.actions:
             return []
-        continues = len(builder.images) < len(builder.rewards)
-        return [Rows(row, builder.take(), continues)]
+        continuation = len(builder.images) < len(builder.rewards)
+        return [Rows(row, builder.take(), continuation)]
 
     # ---- what a checkpoint holds ----
 

@@ -22,7 +22,13 @@ from worldmodel.base import ConfigError
 
 CONFIGS = ROOT / "configs"
 SWEEP = ("-m", "--multirun")
-TEXT = ("run", "runs", "data", "model_from", "objective.image")  # their values are taken as they are, whatever letters they have
+TEXT = (
+    "run",
+    "runs",
+    "data",
+    "model_from",
+    "objective.image",
+)  # values that are taken as they are
 
 
 def parse(overrides: Sequence[str]) -> Config:

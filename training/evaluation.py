@@ -74,8 +74,8 @@ def dreams(
     for ahead in (1, 5, 10, 20, 40):
         if ahead <= len(image):
             errors |= {
-                f"dream/image_error_{ahead:02d}": image[ahead - 1],
-                f"dream/reward_error_{ahead:02d}": reward[ahead - 1],
+                f"dream/image_mse_{ahead:02d}": image[ahead - 1],
+                f"dream/reward_mae_{ahead:02d}": reward[ahead - 1],
             }
     return video, errors
 

@@ -10,7 +10,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "": {"salvage": "skip_damaged"},
     "train": {"steps": "env_steps", "seed_episodes": "prefill", "keep": "keep_checkpoints"},
     "replay": {"batch": "batch_size", "length": "batch_length"},
-    "env": {"count": "num_envs", "workers": "processes"},
+    "env": {"count": "num_envs"},
     "model": {"reward_unit": "reward_divisor", "bits": "bit_depth", "cell": "cell_in_features",
               "tell_first": "input_is_first"},
     "actor": {"noise": "exploration_noise", "ordered": "ordinal_actions", "reads": "num_features",
@@ -23,6 +23,7 @@ RENAMED_KEYS = {
 } | {
     "train.round_episodes": "train.collect.per_round",
     "actor.world": "actor.evaluate_in=env or model",
+    "env.workers": "env.vectorization_mode=sync or async",
     "agent.learning_rate": "agent.optimizers.model.learning_rate",
     "agent.epsilon": "agent.optimizers.model.eps",
     "agent.clip": "agent.optimizers.model.max_grad_norm",
@@ -43,9 +44,12 @@ ADDED: dict[str, dict[str, Any]] = {
 }
 WEIGHTS = {"enter.": "input_proj.", "lstm.enter.": "lstm.input_proj.", "lstm.recur.": "lstm.recurrent_proj."}
 COUNTERS = {
-    "played": "actor_env_steps",
-    "evaluated": "evaluated_collected",
-    "saved": "saved_collected",
+    "played": "fitness_env_steps",
+    "evaluated": "last_eval_collected",
+    "saved": "last_save_collected",
+    "evaluated_updates": "last_eval_updates",
+    "saved_updates": "last_save_updates",
+    "saved_evaluations": "last_save_evaluations",
 }
 
 
@@ -58,6 +62,8 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
         train["collect"] = {"unit": "episodes", "per_round": train.pop("round_episodes", 1)}
         new.pop("parts", None)
         new["objective"], new["plugins"] = {"name": "reward"}, []
+        if isinstance(new.get("env"), dict) and "workers" in new["env"]:
+            new["env"]["vectorization_mode"] = "async" if new["env"].pop("workers") else "sync"
         if "world" in actor:
             actor["evaluate_in"] = "env" if actor.pop("world") else "model"
         if actor.get("name") == "mppi":

@@ -34,7 +34,12 @@ class Reporter:
         belongs to the time that is taken.
         """
         self.sums = {name: float(total) for name, total in self.sums.items()}
-        self.seconds["learn"] = self.seconds.get("learn", 0.0) + time.perf_counter() - began
+        self.took(learn=time.perf_counter() - began)
+
+    def took(self, **seconds: float) -> None:
+        """Time since the last report, by what it was for."""
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
 
     def report(self) -> None:
         """The means over the updates since the last report, and where the time went."""
@@ -47,7 +52,7 @@ class Reporter:
         self.sums = {}
         counters = dataclasses.asdict(self.schedule.counters)
         counts = {f"count/{name}": float(value) for name, value in counters.items()}
-        rate = {"seconds/updates_per_second": number / self.seconds["learn"]}
+        rate = {"rate/updates_per_second": number / self.seconds["learn"]}
         self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
         self.seconds = {}
         losses = [
@@ -55,7 +60,7 @@ class Reporter:
             for name, value in values.items()
             if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
         ]
-        self.show(learned=f"{', '.join(losses)}, {rate['seconds/updates_per_second']:.1f} updates/s")
+        self.show(learned=f"{', '.join(losses)}, {rate['rate/updates_per_second']:.1f} updates/s")
 
     def log(self, values: Mapping[str, float]) -> None:
         """In the run's files, and to the caller of training.train."""

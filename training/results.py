@@ -23,7 +23,7 @@ VIDEOS = 3
 DREAMS = 256  # that a controller's return in the dream is the mean of
 
 
-def one(
+def evaluate_one(
     trained: TrainedRun,
     name: str | None,
     episodes: int,
@@ -32,7 +32,7 @@ def one(
     video: bool = False,
 ) -> None:
     """evaluation.json, and videos. Results are printed before they are written."""
-    agent, _ = trained.acting(name, generations, overrides)
+    agent, _ = trained.prepare_agent(name, generations, overrides)
     results, values = trained.evaluate(agent, episodes)
     result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
     returns = result["returns"]
@@ -59,7 +59,7 @@ def compare(
         trained.section(name, overrides)  # all mistakes before the first episode
     found = []
     for name in names:
-        agent, seconds = trained.acting(name, generations, overrides)
+        agent, seconds = trained.prepare_agent(name, generations, overrides)
         results, values = trained.evaluate(agent, episodes)
         found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
         console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
@@ -93,7 +93,7 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
         raise ConfigError([f"--temperatures: {name} does not learn in dreams; evolution does"])
     rows: list[dict[str, float | None]] = []
     for temperature in wanted:
-        agent, _ = trained.acting(name, generations, temperature=temperature)
+        agent, _ = trained.prepare_agent(name, generations, temperature=temperature)
         imagined = evaluation.dream_returns(
             agent, trained.replay, DREAMS, section.horizon, temperature, trained.seed
         ).tolist()

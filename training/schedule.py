@@ -63,17 +63,17 @@ class Counters:
     agent_steps: int = 0  # decisions
     episodes: int = 0  # finished ones
     updates: int = 0
-    actor_env_steps: int = 0  # of episodes from which an actor learned by their returns alone; they are not in replay
+    fitness_env_steps: int = 0  # of episodes from which an actor learned by their returns alone; they are not in replay
     prefill_agent_steps: int = 0  # decisions in the prefill
     evaluations: int = 0
-    evaluated_collected: int = 0  # at the last evaluation
-    evaluated_updates: int = 0
-    saved_collected: int = 0  # at the last save
-    saved_updates: int = 0
-    saved_evaluations: int = 0
+    last_eval_collected: int = 0  # at the last evaluation
+    last_eval_updates: int = 0
+    last_save_collected: int = 0  # at the last save
+    last_save_updates: int = 0
+    last_save_evaluations: int = 0
 
 
-class Turn(NamedTuple):
+class StageProgress(NamedTuple):
     """Which stage it is, and which of its updates comes next."""
 
     name: str
@@ -120,12 +120,12 @@ class Schedule:
         rounds = 1 + (self.collected - self.config.prefill) // self.config.collect.per_round
         return rounds * self.round - self.counters.updates
 
-    def turn(self, update: int | None = None) -> Turn:
+    def turn(self, update: int | None = None) -> StageProgress:
         """The stage of an update, by default of the next one."""
         done = (self.counters.updates if update is None else update) % self.round
         for name, stage in self.config.learn.items():
             if done < stage.updates:
-                return Turn(name, stage, done)
+                return StageProgress(name, stage, done)
             done -= stage.updates
         raise AssertionError("the stages are shorter than their round")
 
@@ -147,25 +147,25 @@ class Schedule:
     def should_evaluate(self) -> bool:
         """After every so many updates of a stage, after every so much collected, and at the end."""
         counters = self.counters
-        if counters.updates > counters.evaluated_updates:
+        if counters.updates > counters.last_eval_updates:
             _, stage, done = self.turn(counters.updates - 1)
             if stage.eval_every and (done + 1) % stage.eval_every == 0:
                 return True
         if self.updates_due() > 0 or not self.prefilled:
             return False
         if self.collecting_done():
-            return (counters.evaluated_collected, counters.evaluated_updates) != (self.collected, counters.updates)
-        return self.collected - counters.evaluated_collected >= self.config.eval_every
+            return (counters.last_eval_collected, counters.last_eval_updates) != (self.collected, counters.updates)
+        return self.collected - counters.last_eval_collected >= self.config.eval_every
 
     def should_save(self, minutes: float) -> bool:
         """After every so much collected, so many minutes of learning, and at the end."""
         counters = self.counters
         now = self.collected, counters.updates, counters.evaluations
-        changed = (counters.saved_collected, counters.saved_updates, counters.saved_evaluations) != now
+        changed = (counters.last_save_collected, counters.last_save_updates, counters.last_save_evaluations) != now
         if minutes >= self.config.save_minutes and changed:
             return True
         if self.updates_due() > 0:
             return False
         if self.collecting_done():
             return changed
-        return self.collected - counters.saved_collected >= self.config.save_every
+        return self.collected - counters.last_save_collected >= self.config.save_every

@@ -48,7 +48,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
                 "some, or choose the environment that they came from, env=..."
             )
         plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
-        threads = use_threads(config.agent.threads, agent.size())
+        threads = use_threads(config.agent.threads, agent.num_model_parameters())
         run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
         replay = build_replay(config, spec, vector, plan)  # which may be a file in the run's folder
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
@@ -71,7 +71,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         if vector and spec_of(vector) != run.spec:
             raise ValueError(f"the environment is {spec_of(vector)} now; the run was trained on {run.spec}")
         agent, explorer = build_agents(config, run.spec)
-        use_threads(config.agent.threads, agent.size(), run.info.get("threads"))
+        use_threads(config.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
         replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent))

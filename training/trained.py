@@ -66,7 +66,7 @@ class TrainedRun:
         keys = [word.partition("=")[0] for word in overrides]
         return overlay({section: plain}, {section: asked}, keys, (section,))[section]
 
-    def acting(
+    def prepare_agent(
         self, name: str | None, generations: int, overrides: Sequence[str] = (), **changes: Any
     ) -> tuple[Agent, float]:
         """An agent with this actor on the trained model, and the seconds that it learned: the run's own actor is as
@@ -86,7 +86,7 @@ class TrainedRun:
         if actor.has_loss:
             raise ConfigError([f"--actor: {section.name} learns by gradient, beside the model: train a run with it"])
         if getattr(section, "evaluate_in", "model") == "env":  # what learns here does so in dreams
-            return self.acting(name, generations, overrides, **changes | {"evaluate_in": "model"})
+            return self.prepare_agent(name, generations, overrides, **changes | {"evaluate_in": "model"})
         began = time.perf_counter()
         torch.manual_seed(self.seed)
         with ProgressBar(generations, 0) as bar:
@@ -124,7 +124,7 @@ class TrainedRun:
     ) -> dict[str, Any]:
         """What is written of an evaluation."""
         counters = self.checkpoint.state["counters"]
-        played = counters.get("actor_env_steps", counters.get("played", 0))
+        played = counters.get("fitness_env_steps", counters.get("played", 0))
         return {
             "return": values["evaluate/return"],
             "ci95": values.get("evaluate/ci95"),  # half-width of the 95 % interval

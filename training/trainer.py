@@ -67,7 +67,7 @@ class Trainer:
     def minutes_since_save(self) -> float:
         return (time.monotonic() - self.saved_at) / 60
 
-    def free_envs(self) -> Vector:
+    def idle_envs(self) -> Vector:
         """Environments without open episodes: where those live on between rounds, others than theirs."""
         if not self.collector:
             assert self.envs is not None
@@ -83,7 +83,7 @@ class Trainer:
 
     # ---- collecting ----
 
-    def acting(self) -> Agent:
+    def collecting_agent(self) -> Agent:
         """Who collects now."""
         return self.agent if self.schedule.prefilled else self.explorer
 
@@ -93,16 +93,16 @@ class Trainer:
         """
         assert self.envs is not None
         counters = self.counters
-        agent = self.acting()
+        agent = self.collecting_agent()
         decisions = counters.agent_steps
         if self.collector:
-            with self.all_or_nothing():
+            with self.torn_on_error():
                 results, seconds = self.collect_steps(agent)
         else:
             seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.num_envs)]
             with self.rollback():
                 results, seconds = rollout(agent.act, self.envs, seeds, "explore", self.stop)
-            with self.all_or_nothing():
+            with self.torn_on_error():
                 for result in results:
                     self.replay.add(result.episode)
             counters.agent_steps += sum(result.length for result in results)
@@ -110,7 +110,7 @@ class Trainer:
         counters.episodes += len(results)
         if agent is self.explorer:
             counters.prefill_agent_steps = counters.agent_steps
-        self.reporter.seconds |= {"collect": seconds.act + seconds.step, "render": seconds.render}
+        self.reporter.took(collect=seconds.act + seconds.step, render=seconds.render)
         if results:
             values = evaluation.collect_metrics(agent, results)
             self.reporter.log(values)
@@ -124,13 +124,13 @@ class Trainer:
         wanted = -over if over < 0 else per_round - over % per_round  # also after an interruption amid a round
         decisions = max(1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs)))
         rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
-        for stream, episode, continues in rows:
-            self.replay.add(episode, stream, continues)
-            self.counters.agent_steps += len(episode.reward) - (not continues)
+        for stream, episode, continuation in rows:
+            self.replay.add(episode, stream, continuation)
+            self.counters.agent_steps += len(episode.reward) - (not continuation)
         return results, seconds
 
     @contextlib.contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
+    def torn_on_error(self) -> Iterator[None]:
         """What fails inside leaves rows out of replay, or counts them not: such a state is never saved."""
         try:
             yield
@@ -145,13 +145,13 @@ class Trainer:
         """What is interrupted inside is dropped, also what the learner learned, and repeated with the same random
         numbers after resuming.
         """
-        before, played = self.agent.random_state(), self.counters.actor_env_steps
+        before, played = self.agent.random_state(), self.counters.fitness_env_steps
         known = {name: value.clone() for name, value in learner.state_dict().items()} if learner else {}
         try:
             yield
         except BaseException:
             self.agent.set_random_state(before)
-            self.counters.actor_env_steps = played
+            self.counters.fitness_env_steps = played
             if learner:
                 learner.load_state_dict(known)
             raise
@@ -164,10 +164,10 @@ class Trainer:
         with self.agent.fork_rng(episode_seed(self.seed, PLAY, number)):
             player = self.agent.with_actor(actor)
             try:
-                results, _ = rollout(player.act, self.free_envs(), seeds, "evaluate", self.stop)
+                results, _ = rollout(player.act, self.idle_envs(), seeds, "evaluate", self.stop)
             finally:
                 player.act_graph.forget()  # every candidate's would keep memory of the GPU
-        self.counters.actor_env_steps += sum(result.length for result in results) * self.envs.action_repeat
+        self.counters.fitness_env_steps += sum(result.length for result in results) * self.envs.action_repeat
         return torch.tensor([result.episode_return for result in results])
 
     # ---- learning ----
@@ -204,7 +204,7 @@ class Trainer:
         episodes = self.validation
         if self.envs:
             seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
-            results, values = evaluation.evaluate(self.agent, self.free_envs(), seeds, self.seed, self.stop)
+            results, values = evaluation.evaluate(self.agent, self.idle_envs(), seeds, self.seed, self.stop)
             episodes = [result.episode for result in results]
         for temperature in self.config.temperatures:
             dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
@@ -216,15 +216,15 @@ class Trainer:
             values |= errors if temperature == 1 else {}
         self.reporter.log(values)
         pictures.curves(folder, metrics.history())
-        counters.evaluated_collected, counters.evaluated_updates = self.schedule.collected, counters.updates
+        counters.last_eval_collected, counters.last_eval_updates = self.schedule.collected, counters.updates
         counters.evaluations += 1
         said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} validation episodes"
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
 
     def save(self) -> None:
         counters = self.counters
-        counters.saved_collected, counters.saved_updates = self.schedule.collected, counters.updates
-        counters.saved_evaluations = counters.evaluations
+        counters.last_save_collected, counters.last_save_updates = self.schedule.collected, counters.updates
+        counters.last_save_evaluations = counters.evaluations
         self.saved_at = time.monotonic()
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}

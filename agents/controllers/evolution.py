@@ -138,7 +138,7 @@ class Evolution(Actor):
         `mean_solution` is there only when it was evaluated. If no candidate's score is finite, nothing changes.
         """
         config, number = self.config, int(self.generation)
-        strategy = self.revived()
+        strategy = self.to_strategy()
         candidates = np.stack(strategy.ask())  # (P, n)
         pool = start_states(batch, states)  # (N, ...)
         scores = self.scores(torch.from_numpy(candidates), config.rollouts, pool, play, 2 * number)  # (P,)
@@ -191,7 +191,7 @@ class Evolution(Actor):
             )
         return total.double().view(count, rollouts).mean(1).cpu()
 
-    def revived(self) -> Any:
+    def to_strategy(self) -> Any:
         """pycma's strategy, as the last generation left it."""
         strategy = fresh(self.controller.size, self.config)
         mean, covariance, axes, scales, path, path_sigma = (

@@ -3,12 +3,12 @@
     g = features(s_L),  s_l = observe(s_{l-1}, no action, goal image),  s_0 = initial, first in l = 1
     value of a step = -|features(s_t) - g|, the plain norm
 
-The goal is looked at L times (`looks`), not once. After one look the recurrent part is that of an episode's start,
-which no imagined path comes back to, and the posterior, which corrects it, differs from that of the same place amid an
-episode: on DOT a linear map from the latent mean to the place, fitted amid episodes, misses by 4.4 pixels on goals that
-were looked at once, by 1.2 after two looks, by 1.0 after three. Of 100 goals one look reached 31 with that mean; five
-looks reached 51, 58 and 51 with features (two draws of the noise), 52 with the recurrent part alone. Squared,
-features reached 53 and the mean 50; with features averaged over eight posterior samples, 49. Two draws differ by as
+The goal is observed L times (`observe_steps`), not once. After one step the recurrent part is that of an episode's
+start, which no imagined path comes back to, and the posterior, which corrects it, differs from that of the same place
+amid an episode: on DOT a linear map from the latent mean to the place, fitted amid episodes, misses by 4.4 pixels on
+goals that were observed once, by 1.2 after two steps, by 1.0 after three. Of 100 goals one step reached 31 with that
+mean; five steps reached 51, 58 and 51 with features (two draws of the noise), 52 with the recurrent part alone.
+Squared, features reached 53 and the mean 50; with features averaged over eight posterior samples, 49. Two draws differ by as
 much as these do: features are chosen because every model has them.
 """
 
@@ -31,7 +31,7 @@ LAYOUTS = "(T, C, Y, X), (T, Y, X, C) or (T, Y, X) with C 1 or 3"
 class Config(StrictConfig):
     name: str
     image: str | None  # a picture, or a recorded episode (.npz), of which the last image is the goal
-    looks: int = Field(ge=1, le=100)  # at the goal image, without acting, until the belief has settled
+    observe_steps: int = Field(ge=1, le=100)  # at the goal image, without acting, until the belief has settled
 
     @model_validator(mode="after")
     def given(self) -> "Config":
@@ -42,18 +42,18 @@ class Config(StrictConfig):
 
 def build(config: Config, model: WorldModel, spec: Spec) -> "Goal":
     """Errors: ConfigError, if the file is not there or holds no image."""
-    return Goal(read_image(Path(str(config.image)), spec.image_shape), config.looks, spec)
+    return Goal(read_image(Path(str(config.image)), spec.image_shape), config.observe_steps, spec)
 
 
 class Goal(Objective):
     in_reward_units = False
     image: Tensor  # (C, Y, X) uint8
 
-    def __init__(self, image: np.ndarray, looks: int, spec: Spec) -> None:
+    def __init__(self, image: np.ndarray, observe_steps: int, spec: Spec) -> None:
         super().__init__()
         # Given, not learned: no checkpoint holds it, so that a trained actor takes any goal.
         self.register_buffer("image", torch.from_numpy(image), persistent=False)
-        self.looks, self.action_dim = looks, spec.action_dim
+        self.observe_steps, self.action_dim = observe_steps, spec.action_dim
 
     def reward(self, model: WorldModel, path: State, actions: Tensor) -> Tensor:
         here = model.features(merge_time(path)).float()  # (H*N, F)
@@ -67,7 +67,7 @@ class Goal(Objective):
         first = torch.ones(1, dtype=torch.bool, device=image.device)
         state = model.initial(1)
         with common_random_numbers(1):  # of its own: this row is in no block of candidates
-            for _ in range(self.looks):
+            for _ in range(self.observe_steps):
                 state = model.observe(state, action, image, first)
                 first = torch.zeros_like(first)
         return model.features(state).float()

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from agents.base import Actor, ActorInfo, Mode, Objective, add_exploration_noise, normal_like
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, sample
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
 
@@ -91,7 +91,7 @@ class MPPI(Actor):
         std = torch.full_like(mean, config.max_std)
         for _ in range(config.iterations):
             samples = sample(self.spec, mean, std, config.candidates, generator)  # (N, K, H, A)
-            returns = evaluate_actions(self.model, self.objective, state, samples)  # (N, K)
+            returns = evaluate_sequences(self.model, self.objective, state, samples)  # (N, K)
             value, best = returns.topk(config.elites, 1)  # (N, E), the best one first
             elites = samples.gather(1, best[..., None, None].expand(-1, -1, *samples.shape[2:]))  # (N, E, H, A)
             weight = weights(value, config.inverse_temperature)

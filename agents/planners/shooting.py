@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.base import Actor, ActorInfo, Mode, Objective, Stateless, add_exploration_noise, random_actions
-from agents.imagination import evaluate_actions
+from agents.imagination import evaluate_sequences
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
 
 
@@ -37,7 +37,7 @@ class Shooting(Actor):
         samples = random_actions(
             self.spec, n, config.candidates, config.horizon, device=device, generator=generator
         )  # (N, K, H, A)
-        value, best = evaluate_actions(self.model, self.objective, state, samples).max(1)
+        value, best = evaluate_sequences(self.model, self.objective, state, samples).max(1)
         actions = samples[torch.arange(n, device=device), best]  # (N, H, A)
         action = actions[:, 0]
         if mode == "explore":

@@ -1,9 +1,9 @@
 """Gymnasium's CarRacing with the images and actions of World Models (Ha & Schmidhuber 2018).
 
 Image: the dashboard, the lowest 12 of 96 rows, is cut off. Action in [-1, 1]^3: steering (-1 left), gas = (a + 1) / 2,
-brake = clip(a, 0, 1): see `published`. Reward: 1000 / tiles for each new tile of the track, -0.1 per step; solved is a
-mean of 900 over 100 tracks. `terminated`: the lap is finished, or the car has left the field (reward -100); the limit
-of 1,000 steps is `truncated`. The same seed gives the same track and the same episode.
+brake = clip(a, 0, 1): see `to_env_action`. Reward: 1000 / tiles for each new tile of the track, -0.1 per step; solved
+is a mean of 900 over 100 tracks. `terminated`: the lap is finished, or the car has left the field (reward -100); the
+limit of 1,000 steps is `truncated`. The same seed gives the same track and the same episode.
 
 The camera zooms in during the first 50 steps of an episode; they are kept, as in the original data. Actions that change
 at every step hardly move the car: explore with actions that are held (trap 35)."""
@@ -25,18 +25,18 @@ class Config(adapter.Config):
     lap_complete_percent: float = pydantic.Field(gt=0, lt=1)
 
 
-def published(action: np.ndarray) -> np.ndarray:
+def to_env_action(action: np.ndarray) -> np.ndarray:
     """(3,) in [-1, 1] -> steering in [-1, 1], gas and brake in [0, 1]: no action (0, 0, 0) is half gas."""
     steering, gas, brake = action
     return np.array([steering, (gas + 1) / 2, np.clip(brake, 0, 1)], np.float32)
 
 
-def dressed(env: gymnasium.Env) -> gymnasium.Env:
+def crop_and_wrap(env: gymnasium.Env) -> gymnasium.Env:
     """CarRacing, or something with its spaces -> without the dashboard, and with the published actions."""
     env = wrappers.TransformObservation(
         env, lambda image: image[:VISIBLE], spaces.Box(0, 255, (VISIBLE, 96, 3), np.uint8)
     )
-    return wrappers.TransformAction(env, published, spaces.Box(-1, 1, (3,), np.float32))
+    return wrappers.TransformAction(env, to_env_action, spaces.Box(-1, 1, (3,), np.float32))
 
 
 def build(config: Config) -> gymnasium.Env:
@@ -53,4 +53,4 @@ def build(config: Config) -> gymnasium.Env:
             f"car_racing: {error}; install the simulator: "
             "pip install 'gymnasium[box2d]' (or this project's extra 'box2d')"
         ) from error
-    return adapter.wrap_env(dressed(env), config)
+    return adapter.wrap_env(crop_and_wrap(env), config)

@@ -7,7 +7,6 @@ Rendered directly at the size that the agent sees. The suite's time limit (1000 
 import difflib
 import math
 import warnings
-from typing import ClassVar
 
 import gymnasium
 
@@ -28,7 +27,6 @@ class Config(adapter.Config):
     shadows: bool
     multisampling: bool
     action_repeats: dict[str, int]
-    renders_in_one_thread: ClassVar[bool] = True  # as OpenGL's contexts
 
     @property
     def label(self) -> str:

@@ -187,4 +187,4 @@ class DreamerV1(WorldModel):
             logit = self.continue_head(features).squeeze(-1).float()
             goes_on = config.continue_discount * (1 - batch.terminal.flatten().float())
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, goes_on)
-        return losses, {"reward_error": (reward - target).abs().mean()}
+        return losses, {"reward_mae": (reward - target).abs().mean()}

@@ -195,7 +195,7 @@ class DreamerV2(WorldModel):
             logit = self.continue_head(features).squeeze(-1).float()
             goes_on = config.continue_discount * (1 - batch.terminal.flatten().float())
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, goes_on)
-        return losses, {"reward_error": (reward - target).abs().mean()}
+        return losses, {"reward_mae": (reward - target).abs().mean()}
 
 
 def kl_loss(log_q: Tensor, log_p: Tensor, balance: float, free_nats: float) -> tuple[Tensor, Tensor]:

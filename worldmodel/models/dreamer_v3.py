@@ -230,7 +230,7 @@ class DreamerV3(WorldModel):
             logit = self.continue_head(features).squeeze(-1).float()
             alive = (1 - batch.terminal.flatten().float()) * self.discount
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, alive)
-        return losses, {"reward_error": (two_hot.mean(logits, self.bins) - reward).abs().mean()}
+        return losses, {"reward_mae": (two_hot.mean(logits, self.bins) - reward).abs().mean()}
 
 
 def preprocess(image: Tensor) -> Tensor:

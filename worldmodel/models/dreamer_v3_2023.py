@@ -201,7 +201,7 @@ class DreamerV32023(WorldModel):
             alive = 1 - batch.terminal.flatten().float()
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, alive)
         error = (two_hot.symexp(two_hot.mean(logits, self.bins)) - reward).abs().mean()
-        return losses, {"reward_error": error}
+        return losses, {"reward_mae": error}
 
 
 def halves(first: int, second: int, units: int) -> tuple[nn.Linear, nn.Linear]:

@@ -184,7 +184,7 @@ class MDNRNN(WorldModel):
         if part != "memory":
             losses, metrics = self.vision_loss(pictures, mean, std, z)
         if part != "vision":
-            memory_losses, metrics["reward_error"] = self.memory_loss(states, batch)
+            memory_losses, metrics["reward_mae"] = self.memory_loss(states, batch)
             losses |= memory_losses
         metrics |= {f"loss_{name}": value for name, value in losses.items()}
         return torch.stack(list(losses.values())).sum(), states, metrics

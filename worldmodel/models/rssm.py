@@ -217,7 +217,7 @@ class RSSM(WorldModel):
             logit = self.continue_head(features).squeeze(-1).float()
             alive = 1 - batch.terminal.flatten().float()
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, alive)
-        return losses, {"reward_error": (reward - target).abs().mean() * config.reward_divisor}
+        return losses, {"reward_mae": (reward - target).abs().mean() * config.reward_divisor}
 
     def kl_loss(self, divergence: Tensor, states: State, batch: Batch) -> Tensor:
         """(1/D) sum over d = 1..D of max(0, KL_d - free nats), KL_d to the prior d steps ahead (PlaNet, eq. 7). D = 1

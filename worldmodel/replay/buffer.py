@@ -51,12 +51,12 @@ class Piece:
     stream: int
     begin: int
     end: int
-    continues: bool  # begins amid an episode
+    continuation: bool  # begins amid an episode
     digest: str | None = None  # once it is on disk; nothing is added to it then
 
     @property
     def chunk(self) -> Chunk:
-        return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continues)
+        return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continuation)
 
 
 class Replay:
@@ -88,16 +88,16 @@ class Replay:
     def __len__(self) -> int:
         return int((self.end - self.begin).sum())
 
-    def add(self, episode: Episode, stream: int = 0, continues: bool = False) -> None:
-        """Add an episode, or rows of one; `continues`: they follow on the last ones of the same stream. Errors:
+    def add(self, episode: Episode, stream: int = 0, continuation: bool = False) -> None:
+        """Add an episode, or rows of one; `continuation`: they follow on the last ones of the same stream. Errors:
         ValueError, if they can never fit; OSError, if the disk is full.
         """
         episode = episode.plain()
         rows = len(episode.reward)
         last = next((piece for piece in reversed(self.pieces) if piece.stream == stream), None)
-        grows = continues and last is not None and last.digest is None
+        grows = continuation and last is not None and last.digest is None
         if not (grows and last and last.end - last.begin + rows <= min(LONGEST_CHUNK, self.ring // 2)):
-            last = Piece(stream, int(self.end[stream]), int(self.end[stream]), continues)
+            last = Piece(stream, int(self.end[stream]), int(self.end[stream]), continuation)
         if rows > self.ring:
             raise ValueError(
                 f"an episode of {rows} rows does not fit: replay.capacity is {self.ring} rows"
@@ -107,7 +107,7 @@ class Replay:
             self.evict(stream)
         at, offset = int(self.end[stream]) % self.ring, stream * self.ring
         head = self.ring - at  # rows before the ring's end
-        first = (np.arange(rows) == 0) & (not continues)
+        first = (np.arange(rows) == 0) & (not continuation)
         columns = (self.image, self.action, self.reward, self.terminal, self.first)
         for column, values in zip(columns, (*episode, first), strict=True):
             column.write(offset + at, values[:head])
@@ -172,7 +172,7 @@ class Replay:
 
     def load(self, folder: Path, chunks: Sequence[Chunk], skip: Callable[[str], Any] | None = None) -> None:
         """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`; what
-        continues one of these begins anew.
+        continuation one of these begins anew.
         """
         torn: set[int] = set()  # streams whose last chunk is left out
         for chunk in chunks:
@@ -186,6 +186,6 @@ class Replay:
                 skip(f"left out: {error}")
                 torn.add(chunk.stream)
                 continue
-            self.add(episode, chunk.stream, chunk.continues and chunk.stream not in torn)
+            self.add(episode, chunk.stream, chunk.continuation and chunk.stream not in torn)
             torn.discard(chunk.stream)
             self.pieces[-1].digest = chunk.digest

@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
     digest: str
     rows: int
     stream: int = 0  # of replay
-    continues: bool = False  # begins amid an episode, after the stream's last rows
+    continuation: bool = False  # begins amid an episode, after the stream's last rows
 
 
 class DamagedChunk(OSError):

@@ -67,7 +67,7 @@ class Recorded:
                     shape, kind = header(archive, "image", self.limit)
                     if shape != file.shape or kind != np.uint8:
                         raise RecordedError("its images changed while it was read")
-                    image = upright(load(archive, "image", self.limit))
+                    image = to_channels_first(load(archive, "image", self.limit))
             except RecordedError as error:
                 raise RecordedError(f"{file.path} cannot be used: {error}") from error
             end = 0
@@ -122,7 +122,7 @@ def scan(path: Path, limit: int) -> File:
         shape, kind = header(archive, "image", limit)
         if kind != np.uint8:
             raise RecordedError(f"'image' is {kind}, not uint8: store intensities as whole numbers 0..255")
-        t, *size = upright(np.broadcast_to(np.uint8(0), shape)).shape  # takes no memory
+        t, *size = to_channels_first(np.broadcast_to(np.uint8(0), shape)).shape  # takes no memory
         action, reward, terminal = (load(archive, name, limit // 8) for name in ("action", "reward", "terminal"))
         several = "first.npy" in archive.namelist()
         first = flags(load(archive, "first", limit // 8), "first") if several else np.arange(t) == 0
@@ -136,7 +136,7 @@ def scan(path: Path, limit: int) -> File:
 
     given = {len(action), len(reward), len(terminal)}
     if given == {t - first.sum()}:
-        action, reward, terminal = (spread(part, first) for part in (action, reward, terminal))
+        action, reward, terminal = (pad_first_rows(part, first) for part in (action, reward, terminal))
     elif given != {t}:
         found = f"{t} images, {len(action)} actions, {len(reward)} rewards, {len(terminal)} terminals"
         raise RecordedError(f"it holds {found}, and {first.sum()} episode(s). {CONVENTIONS}")
@@ -180,7 +180,7 @@ def flags(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def spread(array: np.ndarray, first: np.ndarray) -> np.ndarray:
+def pad_first_rows(array: np.ndarray, first: np.ndarray) -> np.ndarray:
     """What belongs to actions, (T - episodes, ...), with zeros put into first rows: (T, ...)."""
     rows = np.zeros((len(first), *array.shape[1:]), array.dtype)
     rows[~first] = array
@@ -192,7 +192,7 @@ def lengths(first: np.ndarray) -> list[int]:
     return np.diff(np.flatnonzero(np.append(first, True))).tolist()
 
 
-def upright(image: np.ndarray) -> np.ndarray:
+def to_channels_first(image: np.ndarray) -> np.ndarray:
     """Images in any accepted order -> (T, C, Y, X), a view. Colours last is tried first, as in envs/pixels.py."""
     if image.ndim == 3 and image.size:
         return image[:, None]
