@@ -8,8 +8,8 @@ start, which no imagined path comes back to, and the posterior, which corrects i
 amid an episode: on DOT a linear map from the latent mean to the place, fitted amid episodes, misses by 4.4 pixels on
 goals that were observed once, by 1.2 after two steps, by 1.0 after three. Of 100 goals one step reached 31 with that
 mean; five steps reached 51, 58 and 51 with features (two draws of the noise), 52 with the recurrent part alone.
-Squared, features reached 53 and the mean 50; with features averaged over eight posterior samples, 49. Two draws differ by as
-much as these do: features are chosen because every model has them.
+Squared, features reached 53 and the mean 50; with features averaged over eight posterior samples, 49. Two draws differ
+by as much as these do: features are chosen because every model has them.
 """
 
 import warnings
