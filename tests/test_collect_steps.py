@@ -41,7 +41,7 @@ def rows(run: Path) -> list[bytes]:
     held = newest(run)
     for chunk, episode in zip(held.chunks, Run.read(run).episodes(held), strict=True):
         for row in range(len(episode.reward)):
-            begins = row == 0 and not chunk.continues
+            begins = row == 0 and not chunk.continuation
             content = b"".join(array[row].tobytes() for array in episode)
             found.setdefault(chunk.stream, []).append(bytes([begins]) + content)
     return [row for stream in sorted(found) for row in found[stream]]
