@@ -27,6 +27,9 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/python train.py exp=quickstart $(ARGS)
 
+# Tests are right on a busy machine, too: one thread does not wait for another.
+test test-quick: export OMP_NUM_THREADS = 1
+
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 

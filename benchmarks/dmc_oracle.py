@@ -1,12 +1,12 @@
 """PlaNet's control-suite tasks under the same CEM with the true simulator:  python benchmarks/dmc_oracle.py
 
 About what an agent with a perfect model can reach with a planner's budget. Candidates are rolled out by MuJoCo itself
-(mujoco.rollout, states copied), with the action repeat of configs/env/dmc.yaml; the rewards are the suite's, vectorised, and compared
-with the suite's own at every decision that is really taken. Every finished episode is written to --json at once, and what
-stands there is not repeated, so that it can be interrupted.
+(mujoco.rollout, states copied), with the action repeat of configs/env/dmc.yaml; the rewards are those of the suite,
+vectorised, and compared with its own at every decision that is really taken. Every finished episode is written to
+--json at once, and what stands there is not repeated, so that it can be interrupted.
 
-What differs from the suite while planning: two rewards read the velocity sensor of a body, which MuJoCo computes before a step and
-not after it; the plan therefore reads it one simulator step later.
+What differs from the suite while planning: two rewards read the velocity sensor of a body, which MuJoCo computes before
+a step and not after it; the plan therefore reads it one simulator step later.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from training.signals import SignalHandler
 from worldmodel.base import ConfigError
 from worldmodel.replay.episodes import Chunk
 
+HANG = 3600  # seconds after which a program hangs, however busy the machine is; no test depends on being faster
 # exp=smoke, made smaller still: 12 episodes of 5 decisions in a second or two.
 TINY = (  # noqa: SIM905
     "exp=smoke env.time_limit=5 train.env_steps=60 train.prefill=2 train.learn.model.updates=2 train.eval_every=4 "

@@ -152,7 +152,7 @@ def test_what_is_printed_to_go_on_can_be_typed(tmp_path: Path) -> None:
     folder = tmp_path / "it's, (a) copy"
     assert train.main([*FEW, "run=4711", f"runs={folder}"]) == 0
     command = Run.read(folder / "4711").command("train.env_steps=20").replace("python ", f"{sys.executable} ", 1)
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=runs.HANG)
     assert done.returncode == 0, done.stderr
     assert runs.digests(folder / "4711")["env_steps"] == 20
 
@@ -209,7 +209,7 @@ def test_a_run_that_was_begun_and_left_meanwhile_is_not_begun_again(
 @pytest.mark.slow
 def test_two_processes_that_start_at_once_leave_one_whole_run(tmp_path: Path) -> None:
     processes = [runs.process(f"seed={seed}", "train.env_steps=300", folder=tmp_path) for seed in (1, 2)]
-    ended = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    ended = [(process.communicate(timeout=runs.HANG), process.returncode) for process in processes]
     codes = [code for _, code in ended]
     assert sorted(codes)[0] == 0 and max(codes) in (1, 2), ended
     winner = 1 + codes.index(0)
@@ -225,7 +225,7 @@ def test_two_processes_that_start_at_once_leave_one_whole_run(tmp_path: Path) ->
 def sweep(*words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "train.py", "-m", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=runs.HANG)
 
 
 @pytest.mark.slow

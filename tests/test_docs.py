@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -45,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(folder: Path, *words: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=runs.HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -26,7 +26,7 @@ ZERO = np.zeros((2, 2), np.float32)
 
 def config(kind: Any = bad_envs.Config, **changes: Any) -> Any:
     values = dict(name="dot", size=(16, 16), gray=True, action_repeat=1, time_limit=None, num_envs=2)
-    values |= dict(vectorization_mode="async", timeout=20.0)
+    values |= dict(vectorization_mode="async", timeout=600.0)
     if kind is bad_envs.Config:
         values |= dict(fault="none", at=-1, bad=None)
     return kind(**{**values, **changes})

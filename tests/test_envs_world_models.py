@@ -238,7 +238,7 @@ def test_ctrl_c_leaves_take_cover_to_its_parent() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a death that children hear of is Linux's")
 def test_no_simulator_outlives_a_killed_worker() -> None:
-    vector = envs.vector(section("take_cover", vectorization_mode="async", timeout=10))
+    vector = envs.vector(section("take_cover", vectorization_mode="async", timeout=600))
     vector.reset({0: 0})
     (simulator,) = simulators()
     try:

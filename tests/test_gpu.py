@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import runs
 
 from benchmarks import wheels
 from training.components import ROOT
@@ -29,7 +30,9 @@ def gpu(folder: Path, *words: str, **environment: str) -> subprocess.CompletedPr
     known = {key: value for key, value in os.environ.items() if key not in ("OUT", "PIECES")}
     known |= {"PYTHON": sys.executable, "PLACE": str(folder / "place"), "RECIPE": "exp=tiny"}
     command = ["bash", "benchmarks/gpu.sh", *words]
-    return subprocess.run(command, cwd=folder, env=known | environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, env=known | environment, capture_output=True, text=True, timeout=runs.HANG
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

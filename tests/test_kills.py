@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 
 from training.components import ROOT
 
@@ -13,7 +14,7 @@ from training.components import ROOT
 @pytest.mark.slow
 def test_killed_again_and_again_it_resumes_unaided(tmp_path: Path) -> None:
     words = ["benchmarks/kills.py", "--kills", "8", "--seed", "1", "--json", str(tmp_path / "kills.json")]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=runs.HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "kills.json").read_text())
     assert (result["kills"], result["resumed"], result["wrong"]) == (8, 8, [])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import runs
 import torch
 import yaml
 
@@ -17,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def call(*words: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True, timeout=600, capture_output=True)
+    subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, check=True, timeout=runs.HANG, capture_output=True
+    )
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def test_it_is_found_on_pythonpath(tmp_path: Path) -> None:
     write_package(tmp_path / "site")
     words = runs.command(*CHOSEN, "actor.value=0.5", folder=tmp_path, recipe=RECIPE)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=runs.HANG)
     assert done.returncode == 0, done.stderr
     assert Run.read(tmp_path / "r").config["actor"] == {"name": "constant", "value": 0.5}
 

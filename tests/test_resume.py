@@ -115,7 +115,7 @@ def test_stopped_in_the_last_evaluation_it_is_made_up_for(tmp_path: Path, whole:
 def test_a_process_goes_on_where_another_one_stopped(tmp_path: Path, whole: Path) -> None:
     for steps in (30, 60):
         process = runs.process(f"train.env_steps={steps}", folder=tmp_path)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=runs.HANG)
         assert process.returncode == 0, err
         assert ("resumed from step-00000030" in out) == (steps == 60)
     assert runs.digests(tmp_path / "r") == runs.digests(whole)

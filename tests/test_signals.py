@@ -44,7 +44,7 @@ def signalled(folder: Path, number: int, phase: str, rng: random.Random, *words:
         time.sleep(rng.uniform(0, 0.15))
         process.send_signal(number)
         began = time.perf_counter()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=runs.HANG)
         assert "Traceback" not in err, err
         return process.returncode, time.perf_counter() - began, out.rstrip().splitlines()[-1]
     finally:
@@ -97,7 +97,7 @@ def test_a_second_signal_does_not_spoil_the_save_and_a_third_ends_at_once(tmp_pa
     next(line for line in process.stdout if line.startswith("phase: learn"))
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=runs.HANG)
     assert process.returncode in (130, 143)
     assert runs.digests(tmp_path / "r")["env_steps"] >= 10
 

@@ -347,7 +347,7 @@ def test_killed_while_the_actor_learns_it_ends_the_same(
     for _ in range(3):
         next(line for line in process.stdout if line.startswith("phase: actor"))
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=runs.HANG)
     assert process.returncode == -9
     updates = runs.digests(tmp_path / "r")["updates"]
     assert updates == (0 if minutes == "10" else 11)
