@@ -78,8 +78,7 @@ class Run:
         }
         if any((folder / "checkpoints").glob("step-*")) and not Run.exists(folder):
             raise RunError(
-                f"{folder} holds checkpoints, but no run.json: restore that from a copy to go on with the run, or "
-                "choose another name with run=..."
+                f"{folder} holds checkpoints, but no run.json: restore that from a copy, or choose another run=..."
             )
         run = Run(folder, config, info).lock()
         if Run.exists(folder):
