@@ -75,6 +75,7 @@ class ReturnScale(nn.Module):
 
     low: Tensor  # ()
     high: Tensor  # ()
+    before: Tensor  # (2,) both, before the last batch
 
     def __init__(self, rate: float = 0.01) -> None:
         """rate: the new batch's share of the moving averages, which begin at 0 and are not debiased."""
@@ -82,15 +83,23 @@ class ReturnScale(nn.Module):
         self.rate = rate
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("before", torch.zeros(2), persistent=False)
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         """Take in the returns of a batch, of any shape; gives the scale, ()."""
+        self.before.copy_(torch.stack([self.low, self.high]))
         ordered = returns.detach().float().flatten().sort().values
         for average, share in ((self.low, 0.05), (self.high, 0.95)):
             new = percentile(ordered, share)
             average.lerp_(torch.where(new.isfinite(), new, average), self.rate)  # one bad batch must not stay forever
         return (self.high - self.low).clamp(min=1)
+
+    @torch.no_grad()
+    def keep_if(self, updated: Tensor) -> None:
+        """Forget the last batch, if the update that it led to was skipped: updated is 0. then."""
+        for average, before in zip((self.low, self.high), self.before, strict=True):
+            average.copy_(torch.where(updated > 0, average, before))
 
 
 def percentile(ordered: Tensor, share: float) -> Tensor:

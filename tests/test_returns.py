@@ -172,3 +172,14 @@ def test_the_range_survives_a_bad_batch_and_is_saved() -> None:
     with NoHostReads():
         scale.update(torch.full((21,), torch.nan))
     assert all(torch.equal(before[key], value) for key, value in scale.state_dict().items())
+
+
+def test_a_skipped_update_leaves_the_return_scale_as_it_was() -> None:
+    scale = ReturnScale(0.5)
+    scale.update(torch.arange(100.0))
+    scale.keep_if(torch.ones(()))
+    low, high = scale.low.clone(), scale.high.clone()
+    scale.update(1e6 * torch.arange(100.0))
+    assert scale.high != high
+    scale.keep_if(torch.zeros(()))
+    assert scale.low == low and scale.high == high

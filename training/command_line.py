@@ -142,6 +142,8 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     ConfigError, before any has begun.
     """
     check_words(arguments, sweep=True)
+    if any(word.lstrip("+").startswith("run=") for word in arguments):
+        raise ConfigError(["run: the members of a sweep cannot share a name: leave it out, each makes its own"])
     ended: list[tuple[str, int]] = []
 
     def member(_: DictConfig) -> None:

@@ -53,8 +53,10 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
         stored.require_plugins(plain["plugins"])
         if "exp" not in keys:
             asked = [*keys, "run", "runs", "skip_damaged", "plugins"]
-            plain = overlay(stored.config, plain, asked, tuple(stored.config))
+            plain = overlay(stored.config, plain, asked, (*stored.config, *(key.partition(".")[0] for key in keys)))
+        config = check(plain)  # first: a key that does not exist is no change
         refuse_changes(stored, plain)
+        return config
     return check(plain)
 
 

@@ -66,6 +66,7 @@ class Counters:
     fitness_env_steps: int = 0  # of episodes from which an actor learned by their returns alone; they are not in replay
     prefill_agent_steps: int = 0  # decisions in the prefill
     evaluations: int = 0
+    decisions_left: int = 0  # of a round of collecting that was interrupted
     last_eval_collected: int = 0  # at the last evaluation
     last_eval_updates: int = 0
     last_save_collected: int = 0  # at the last save
@@ -108,11 +109,11 @@ class Schedule:
         return self.collected >= self.config.prefill
 
     def collecting_done(self) -> bool:
-        return self.prefilled and self.counters.env_steps >= self.config.env_steps
+        return not self.counters.decisions_left and self.prefilled and self.counters.env_steps >= self.config.env_steps
 
     def updates_due(self) -> int:
         """Updates owed: a round after the prefill and one for every `per_round` since; or what the ratio asks for."""
-        if not self.prefilled or (self.collected == 0 and not self.has_data):
+        if self.counters.decisions_left or not self.prefilled or (self.collected == 0 and not self.has_data):
             return 0
         if self.config.ratio is not None:
             decisions = self.counters.agent_steps - self.counters.prefill_agent_steps
@@ -151,7 +152,7 @@ class Schedule:
             _, stage, done = self.turn(counters.updates - 1)
             if stage.eval_every and (done + 1) % stage.eval_every == 0:
                 return True
-        if self.updates_due() > 0 or not self.prefilled:
+        if self.counters.decisions_left or self.updates_due() > 0 or not self.prefilled:
             return False
         if self.collecting_done():
             return (counters.last_eval_collected, counters.last_eval_updates) != (self.collected, counters.updates)
@@ -164,7 +165,7 @@ class Schedule:
         changed = (counters.last_save_collected, counters.last_save_updates, counters.last_save_evaluations) != now
         if minutes >= self.config.save_minutes and changed:
             return True
-        if self.updates_due() > 0:
+        if self.counters.decisions_left or self.updates_due() > 0:
             return False
         if self.collecting_done():
             return changed

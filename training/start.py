@@ -136,6 +136,11 @@ def plan_replay(
     rows = min(rows or config.replay.capacity, config.replay.capacity)
     if vector and not by_steps:
         longest = max(longest, math.ceil((vector.time_limit or 0) / vector.action_repeat) + 1)
+    if vector and by_steps:  # what is collected at once goes into one environment's ring
+        at_once = max(config.train.prefill, config.train.collect.per_round)
+        decisions = math.ceil(at_once / (vector.action_repeat * vector.num_envs))
+        limit = math.ceil((vector.time_limit or at_once) / vector.action_repeat)
+        longest = max(longest, vector.num_envs * (min(decisions, limit) + 1))
     if longest > config.replay.capacity:
         raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
     where = config.replay.storage, config.replay.memory_gb
@@ -147,7 +152,7 @@ def plan_replay(
 def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan) -> Replay:
     """An empty one."""
     streams = vector.num_envs if vector and collects_steps(config, vector) else 1
-    return Replay(config.replay, spec, plan.rows, plan.storage, streams)
+    return Replay(config.replay, spec, plan.rows, plan.storage, streams, collects_steps(config, vector))
 
 
 def collected_rows(config: Config, vector: Vector | None) -> int:

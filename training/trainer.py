@@ -122,11 +122,15 @@ class Trainer:
         config, over = self.config, self.counters.env_steps - self.config.prefill
         per_round = config.collect.per_round
         wanted = -over if over < 0 else per_round - over % per_round  # also after an interruption amid a round
-        decisions = max(1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs)))
+        decisions = self.counters.decisions_left or max(
+            1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs))
+        )
+        before = self.counters.agent_steps
         rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
         for stream, episode, continuation in rows:
             self.replay.add(episode, stream, continuation)
             self.counters.agent_steps += len(episode.reward) - (not continuation)
+        self.counters.decisions_left = decisions - (self.counters.agent_steps - before) // self.envs.num_envs
         return results, seconds
 
     @contextlib.contextmanager
@@ -214,10 +218,10 @@ class Trainer:
                 pictures.show(board, name, animation, x)
             (folder / f"{name}.gif").write_bytes(animation)
             values |= errors if temperature == 1 else {}
-        self.reporter.log(values)
-        pictures.curves(folder, metrics.history())
         counters.last_eval_collected, counters.last_eval_updates = self.schedule.collected, counters.updates
         counters.evaluations += 1
+        self.reporter.log(values)
+        pictures.curves(folder, metrics.history())
         said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} validation episodes"
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
 

@@ -172,3 +172,4 @@ class DreamerV3(Actor):
 
     def after_update(self, updated: Tensor) -> None:
         ema_update(self.slow_critic, self.critic, self.config.slow_rate * updated)
+        self.return_scale.keep_if(updated)

@@ -67,6 +67,7 @@ class Replay:
         rows: int | None = None,
         storage: Storage = IN_MEMORY,
         streams: int = 1,
+        by_rows: bool = False,
     ) -> None:
         """rows: how many the run can fill at most, if that is known; less than `capacity` saves address space."""
         self.config, self.spec, self.storage = config, spec, storage
@@ -77,7 +78,7 @@ class Replay:
         self.reward = storage.column(self.ring * streams)
         self.first = storage.column(self.ring * streams, dtype=torch.bool)
         self.terminal = storage.column(self.ring * streams, dtype=torch.bool)
-        self.streams = streams
+        self.streams, self.by_rows = streams, by_rows
         self.clear()
 
     def clear(self) -> None:
@@ -104,7 +105,7 @@ class Replay:
                 f"{' for each environment' if self.streams > 1 else ''}; raise it"
             )
         while self.end[stream] - self.begin[stream] + rows > self.ring:
-            self.evict(stream)
+            self.evict(stream, int(self.end[stream]) + rows - self.ring)
         at, offset = int(self.end[stream]) % self.ring, stream * self.ring
         head = self.ring - at  # rows before the ring's end
         first = (np.arange(rows) == 0) & (not continuation)
@@ -119,11 +120,18 @@ class Replay:
         last.end += rows
         self.mark_oldest(stream)
 
-    def evict(self, stream: int) -> None:
-        """The oldest chunk of a stream makes room."""
+    def evict(self, stream: int, needed: int) -> None:
+        """The oldest episode of a stream makes room; if rows come in pieces, only the rows before `needed`, so that it
+        does not matter where saves have cut.
+        """
         old = next(piece for piece in self.pieces if piece.stream == stream)
-        self.pieces.remove(old)
-        self.begin[stream] = old.end
+        if not self.by_rows or old.end <= needed:
+            self.pieces.remove(old)
+            self.begin[stream] = old.end
+            return
+        self.begin[stream] = needed
+        if old.digest is None:
+            old.begin, old.continuation = needed, True
 
     def mark_oldest(self, stream: int) -> None:
         """The oldest live row, which follows the newest in the ring, is a first one, whatever was before it."""
