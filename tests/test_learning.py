@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import runs
 import torch
-import yaml
 
 from benchmarks import dot_dream, dot_oracle
+from training.command_line import component_section
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,8 +30,7 @@ def test_dot_reaches_nine_tenths_of_the_true_simulator(tmp_path: Path) -> None:
     call("evaluate.py", str(tmp_path / "dot"), "--episodes", "20", "--seed", "0")
     learned = json.loads((tmp_path / "dot" / "evaluation.json").read_text())["return"]
     torch.manual_seed(0)
-    settings = yaml.safe_load((ROOT / "configs/actor/cem.yaml").read_text())
-    settings |= yaml.safe_load((ROOT / "configs/actor/cem_dot.yaml").read_text())
+    settings = component_section(("actor",), "cem_dot")
     low, high = dot_oracle.random(), dot_oracle.oracle(settings)
     assert (learned - low) / (high - low) >= 0.9, f"random {low:.2f}, learned {learned:.2f}, true simulator {high:.2f}"
 
