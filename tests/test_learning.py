@@ -26,7 +26,7 @@ def call(*words: str) -> None:
 @pytest.mark.slow
 def test_dot_reaches_nine_tenths_of_the_true_simulator(tmp_path: Path) -> None:
     """Of the way from random actions to the same CEM with the true simulator, over 20 episodes without noise."""
-    call("train.py", "exp=dot", f"runs={tmp_path}", "run=dot")
+    call("train.py", "exp=dot", "agent.threads=1", f"runs={tmp_path}", "run=dot")
     call("evaluate.py", str(tmp_path / "dot"), "--episodes", "20", "--seed", "0")
     learned = json.loads((tmp_path / "dot" / "evaluation.json").read_text())["return"]
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def test_a_controller_evolved_in_the_dream_is_as_good_as_one_evolved_in_the_worl
     """Nine tenths of the way from random actions to the same controller, trained by the same CMA-ES in the true
     simulator; and it is V and M that make it so.
     """
-    call("train.py", "exp=worldmodels_dot", f"runs={tmp_path}", "run=dot")
+    call("train.py", "exp=worldmodels_dot", "agent.threads=1", f"runs={tmp_path}", "run=dot")
     rows = dot_dream.Comparison(tmp_path / "dot", None, seed=0).report()["rows"]
     share = {name: row["share"] for name, row in rows.items()}
     assert share["dream"] >= 0.9, rows
