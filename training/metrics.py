@@ -13,7 +13,7 @@ class Metrics:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "metrics.jsonl"
-        self.boards: list[SummaryWriter] = []
+        self.event_writers: list[SummaryWriter] = []
 
     def size(self) -> int:
         """Bytes."""
@@ -27,7 +27,7 @@ class Metrics:
 
     def open(self, step: int | None = None, updates: int | None = None) -> None:
         """Points from these steps on are replaced."""
-        self.boards = [
+        self.event_writers = [
             SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
             for folder, purge in ((self.folder, step), (self.folder / "by_updates", updates))
         ]
@@ -36,9 +36,9 @@ class Metrics:
         """One line, and two points per value: at an env step, and at an update."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "updates": updates, **values}) + "\n")
-        for board, x in zip(self.writers(), (step, updates), strict=True):
+        for writer, x in zip(self.writers(), (step, updates), strict=True):
             for name, value in values.items():
-                board.add_scalar(name, value, x)
+                writer.add_scalar(name, value, x)
 
     def history(self) -> list[dict[str, float]]:
         """All that was logged."""
@@ -46,10 +46,10 @@ class Metrics:
 
     def writers(self) -> list[SummaryWriter]:
         """TensorBoard's files: what is drawn over env steps, and over updates."""
-        if not self.boards:
+        if not self.event_writers:
             self.open()
-        return self.boards
+        return self.event_writers
 
     def close(self) -> None:
-        for board in self.boards:
-            board.close()
+        for writer in self.event_writers:
+            writer.close()

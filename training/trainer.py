@@ -214,8 +214,8 @@ class Trainer:
             dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
             animation = pictures.gif(pictures.dream_frames(dream))
             name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-            for board, x in zip(metrics.writers(), (counters.env_steps, counters.updates), strict=True):
-                pictures.show(board, name, animation, x)
+            for writer, x in zip(metrics.writers(), (counters.env_steps, counters.updates), strict=True):
+                pictures.show(writer, name, animation, x)
             (folder / f"{name}.gif").write_bytes(animation)
             values |= errors if temperature == 1 else {}
         counters.last_eval_collected, counters.last_eval_updates = self.schedule.collected, counters.updates
