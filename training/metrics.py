@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training import pictures
+
 
 class Metrics:
     """Curves over env steps, and in a TensorBoard run of their own, by_updates, over updates."""
@@ -39,6 +41,11 @@ class Metrics:
         for writer, x in zip(self.writers(), (step, updates), strict=True):
             for name, value in values.items():
                 writer.add_scalar(name, value, x)
+
+    def show(self, name: str, animation: bytes, step: int, updates: int) -> None:
+        """An animated picture, at an env step and at an update."""
+        for writer, x in zip(self.writers(), (step, updates), strict=True):
+            pictures.show(writer, name, animation, x)
 
     def history(self) -> list[dict[str, float]]:
         """All that was logged."""

@@ -122,9 +122,8 @@ class Trainer:
         config, over = self.config, self.counters.env_steps - self.config.prefill
         per_round = config.collect.per_round
         wanted = -over if over < 0 else per_round - over % per_round  # also after an interruption amid a round
-        decisions = self.counters.decisions_left or max(
-            1, math.ceil(wanted / (self.envs.action_repeat * self.envs.num_envs))
-        )
+        at_once = self.envs.action_repeat * self.envs.num_envs
+        decisions = self.counters.decisions_left or max(1, math.ceil(wanted / at_once))
         before = self.counters.agent_steps
         rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
         for stream, episode, continuation in rows:
@@ -204,8 +203,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Noise-free episodes, their dreams, and the pictures in the run's folder."""
         counters, folder, metrics = self.counters, self.run.folder, self.run.metrics
-        values: dict[str, float] = {}
-        episodes = self.validation
+        values, episodes = dict[str, float](), self.validation
         if self.envs:
             seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
             results, values = evaluation.evaluate(self.agent, self.idle_envs(), seeds, self.seed, self.stop)
@@ -214,8 +212,7 @@ class Trainer:
             dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
             animation = pictures.gif(pictures.dream_frames(dream))
             name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-            for writer, x in zip(metrics.writers(), (counters.env_steps, counters.updates), strict=True):
-                pictures.show(writer, name, animation, x)
+            metrics.show(name, animation, counters.env_steps, counters.updates)
             (folder / f"{name}.gif").write_bytes(animation)
             values |= errors if temperature == 1 else {}
         counters.last_eval_collected, counters.last_eval_updates = self.schedule.collected, counters.updates
@@ -232,8 +229,8 @@ class Trainer:
         self.saved_at = time.monotonic()
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
-        sums = {key: float(value) for key, value in self.reporter.sums.items()}
-        state: dict[str, Any] = {"counters": dataclasses.asdict(counters), "sums": sums}
+        state: dict[str, Any] = {"counters": dataclasses.asdict(counters)}
+        state["sums"] = {key: float(value) for key, value in self.reporter.sums.items()}
         if self.collector:
             state["collector"], tensors["collector"] = self.collector.state()
         self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)
