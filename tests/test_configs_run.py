@@ -35,6 +35,8 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
     little: list[str] = []
     if words[-1].startswith("model="):  # some see 64x64 pixels only
         little += ["env.size=[64,64]"]
+    if words[-1] == "actor=evolution_doom":
+        little += ["actor.ordinal_actions=false"]  # DOT's are continuous
     if words[-1] == "objective=goal":
         Image.new("L", (16, 16), 99).save(tmp_path / "goal.png")
         little += [f"objective.image={tmp_path / 'goal.png'}"]
