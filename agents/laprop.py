@@ -10,11 +10,12 @@ Adam divides the momentum instead, by today's v. Here what enters is bounded by 
 averaged, so that eps may be tiny.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+from agents.adam_tf import debias, decay, fresh
 
 
 class LaProp(torch.optim.Optimizer):
@@ -72,23 +73,8 @@ class LaProp(torch.optim.Optimizer):
             torch._foreach_sub_(parameters, torch._foreach_mul(moments, list(rate.unbind())))
 
 
-def fresh(p: Tensor) -> dict[str, Tensor]:
-    """The state of a parameter that was never stepped."""
-    return {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-
-
 def clip(parameters: list[Tensor], gradients: list[Tensor], limit: float) -> None:
     """AGC: no gradient is longer than `limit` times its parameter, which counts as 1e-3 at least. In place."""
     longest = torch.stack(torch._foreach_norm(parameters)).clamp(min=1e-3) * limit
     scale = 1 / (torch.stack(torch._foreach_norm(gradients)) / longest).clamp(min=1)
     torch._foreach_mul_(gradients, list(scale.unbind()))
-
-
-def decay(averages: list[Tensor], beta: float, ok: Tensor) -> None:
-    """The old share of a moving average, beta; all of it where ok is 0. In place."""
-    torch._foreach_mul_(averages, 1 - ok * (1 - beta))
-
-
-def debias(beta: float, n: Tensor) -> Tensor:
-    """1 - beta^n, without the digits that float32 would lose near 1."""
-    return -torch.expm1(n * math.log(beta))

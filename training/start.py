@@ -16,6 +16,7 @@ from training.checks import check_learning
 from training.config import Config
 from training.initial_data import InitialData
 from training.progress import console
+from training.resolve import model_differences
 from training.run import Run, RunError
 from training.schedule import Counters
 from training.threads import use_threads
@@ -173,8 +174,6 @@ def take_model(agent: Agent, weights: dict[str, torch.Tensor], config: Config) -
     try:
         agent.model.load_state_dict(weights)
     except RuntimeError as error:
-        from training.resolve import model_differences
-
         raise model_differences(config) from error
 
 
