@@ -27,14 +27,15 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/python train.py exp=quickstart $(ARGS)
 
-# Tests are right on a busy machine, too: one thread does not wait for another.
+# Tests are right on a busy machine, too: one thread does not wait for another. One process a core, each file in one.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 test test-quick: export OMP_NUM_THREADS = 1
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-quick: setup
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -49,7 +50,8 @@ same: setup
 # Versions already in the lock are kept unless ARGS says otherwise (--upgrade, --upgrade-package torch).
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
-		--extra dmc --extra box2d --extra vizdoom --extra dev --generate-hashes --no-header --no-emit-index-url $(ARGS) \
+		--extra dmc --extra box2d --extra vizdoom --extra atari --extra play --extra recordings --extra ray \
+		--extra dev --generate-hashes --no-header --no-emit-index-url $(ARGS) \
 		--output-file requirements.lock pyproject.toml >/dev/null
 
 clean:

@@ -114,11 +114,11 @@ def test_a_table_of_actors(trained: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_it_learns_in_the_dream_and_changes_the_controller_alone(trained: Path) -> None:
     asked = TrainedRun(trained, "cpu", 0)
     before = {name: value.clone() for name, value in asked.agent.model.state_dict().items()}
-    agent, seconds = asked.acting("evolution_tiny", 3)
+    agent, seconds = asked.prepare_agent("evolution_tiny", 3)
     assert seconds > 0 and int(agent.actor.state_dict()["generation"]) == 3
     assert agent.actor.state_dict()["mean"].abs().sum() > 0
     assert all(torch.equal(value, before[name]) for name, value in agent.model.state_dict().items())
-    twin, _ = TrainedRun(trained, "cpu", 0).acting("evolution_tiny", 3)
+    twin, _ = TrainedRun(trained, "cpu", 0).prepare_agent("evolution_tiny", 3)
     assert torch.equal(agent.actor.state_dict()["mean"], twin.actor.state_dict()["mean"])
 
 
@@ -144,14 +144,14 @@ def test_a_planner_can_be_changed_on_the_trained_model(
     monkeypatch: pytest.MonkeyPatch, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[Any] = []
-    acting = TrainedRun.acting
+    prepare = TrainedRun.prepare_agent
 
     def noted(self: TrainedRun, *words: Any, **more: Any) -> Any:
-        agent, seconds = acting(self, *words, **more)
+        agent, seconds = prepare(self, *words, **more)
         seen.append(agent.actor.config)
         return agent, seconds
 
-    monkeypatch.setattr(TrainedRun, "acting", noted)
+    monkeypatch.setattr(TrainedRun, "prepare_agent", noted)
     usual = evaluated(trained, "--episodes", "2")
     changed = evaluated(trained, "actor.horizon=4", "actor.candidates=50", "--episodes", "2")
     assert (seen[0].horizon, seen[0].candidates, seen[0].elites) == (3, 6, 2)

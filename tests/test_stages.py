@@ -144,7 +144,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
 def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
     history = Run.read(whole).metrics.history()
     groups = {key.partition("/")[0] for row in history for key in row if "/" in key}
-    assert groups == {"collect", "learn", "evaluate", "dream", "count", "seconds"}
+    assert groups == {"collect", "learn", "evaluate", "dream", "count", "seconds", "rate"}
     learning = [
         (row["updates"], {key.split("/")[1] for key in row if key.startswith("learn/")})
         for row in history
@@ -166,6 +166,7 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
         agent_steps=24,
         episodes=4,
         updates=13,
+        decisions_left=0,
         fitness_env_steps=0,
         prefill_agent_steps=24,
         last_eval_collected=4,
@@ -375,6 +376,7 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
         agent_steps=0,
         episodes=0,
         updates=6,
+        decisions_left=0,
         fitness_env_steps=0,
         prefill_agent_steps=0,
         last_eval_collected=0,
