@@ -351,6 +351,6 @@ def test_a_wrong_gymnasium_id_names_the_nearest() -> None:
 
 
 def test_names_are_the_files_that_build() -> None:
-    assert components.names("env") == ["car_racing", "dmc", "dot", "gym", "take_cover"]
-    with pytest.raises(ConfigError, match=r"env\.name: 'os' is not one of car_racing, dmc, dot, gym, take_cover"):
+    assert components.names("env") == ["atari", "car_racing", "catch", "dmc", "dot", "gym", "take_cover"]
+    with pytest.raises(ConfigError, match=r"env\.name: 'os' is not one of atari, car_racing, catch, dmc"):
         components.find("env", "os")
