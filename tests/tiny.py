@@ -32,6 +32,7 @@ PLANET = dict(
     reward_layers=3,
     bit_depth=5,
     dequantise=True,
+    normalise=False,
     free_nats=3.0,
     overshooting=1,
     image_weight=1.0,

@@ -42,6 +42,10 @@ ADDED: dict[str, dict[str, Any]] = {
     "replay": {"storage": "auto", "memory_gb": None},
     "train": {"ratio": None},
 }
+ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("env", "dmc"): {"supersample": 1},
+    ("model", "rssm"): {"normalise": False},
+}
 WEIGHTS = {"enter.": "input_proj.", "lstm.enter.": "lstm.input_proj.", "lstm.recur.": "lstm.recurrent_proj."}
 COUNTERS = {
     "played": "fitness_env_steps",
@@ -79,6 +83,9 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
                 values |= renamed
     for section, values in ADDED.items():
         if isinstance(new.get(section), dict):
+            new[section] = values | new[section]
+    for (section, name), values in ADDED_TO_COMPONENTS.items():
+        if isinstance(new.get(section), dict) and new[section].get("name") == name:
             new[section] = values | new[section]
     return new
 

@@ -1,6 +1,6 @@
 """DeepMind control suite from pixels: six tasks of PlaNet's paper and all others, through Shimmy.
 
-Rendered directly at the size that the agent sees. The suite's time limit (1000 simulator steps) arrives as
+Rendered at the size that the agent sees, or at a multiple of it. The suite's time limit (1000 simulator steps) arrives as
 `truncated` with discount 1, never as `terminated` (trap 31).
 """
 
@@ -9,6 +9,7 @@ import math
 import warnings
 
 import gymnasium
+import pydantic
 
 from envs import adapter, rendering
 from envs.checks import EnvError
@@ -18,11 +19,13 @@ class Config(adapter.Config):
     """task: `cartpole_swingup`, `ball_in_cup_catch` (or `cup_catch`), ...: domain and task as in
     dm_control.suite.
 
+    supersample: render at so many times the size and average down: what is thinner than a pixel stays visible.
     camera: None takes 0, for the quadruped 2. shadows, multisampling: cost most of the time when rendered on
     the CPU. action_repeats: the published table (PlaNet, appendix A); configs/env/dmc.yaml reads
     `action_repeat` from it."""
 
     task: str
+    supersample: int = pydantic.Field(ge=1, le=8)
     camera: int | None
     shadows: bool
     multisampling: bool
@@ -49,10 +52,11 @@ def build(config: Config) -> gymnasium.Env:
     warnings.filterwarnings("ignore", "Setting the shape", DeprecationWarning, r"dm_control\.mujoco\.index")
     domain, task = _split(config, [(str(domain), str(task)) for domain, task in suite.ALL_TASKS])
     camera = config.camera if config.camera is not None else 2 if domain == "quadruped" else 0
+    height, width = (side * config.supersample for side in config.size)  # the adapter averages it down
     env = gymnasium.make(
         f"dm_control/{domain}-{task}-v0",
         render_mode="rgb_array",
-        render_kwargs={"height": config.size[0], "width": config.size[1], "camera_id": camera},
+        render_kwargs={"height": height, "width": width, "camera_id": camera},
         task_kwargs=None if config.time_limit is None else {"time_limit": math.inf},  # ours takes its place
         disable_env_checker=True,
     )

@@ -22,6 +22,7 @@ from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, sp
 from worldmodel.networks import gaussian
 from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
+from worldmodel.networks.images import ImageNormalizer, quantise
 from worldmodel.networks.recurrent import GRUCell
 
 
@@ -37,6 +38,7 @@ class Config(ModelConfig):
     reward_layers: int = Field(ge=0, le=8)
     bit_depth: int = Field(ge=1, le=8)  # colour depth that the model sees
     dequantise: bool  # add U[0, 2^-bits) to every pixel, anew each time it is seen
+    normalise: bool  # images less their mean image, over one standard deviation, as the first batch has them
     free_nats: float = Field(ge=0)
     overshooting: int = Field(ge=1, le=64)  # distance of latent overshooting; 1 is the plain KL
     image_weight: float = Field(gt=0)
@@ -80,6 +82,7 @@ class RSSM(WorldModel):
         self.config = config
         belief = config.deter or config.hidden
         features = config.deter + config.stoch
+        self.normalizer = ImageNormalizer(spec.image_shape) if config.normalise else None
         self.encoder = Encoder(spec.image_shape, config.depths)
         self.decoder = Decoder(features, spec.image_shape, config.depths, config.kernels)
         self.input_proj = glorot(nn.Linear(config.stoch + spec.action_dim, config.hidden))
@@ -129,19 +132,15 @@ class RSSM(WorldModel):
         return self.continue_head(self.features(state)).squeeze(-1).float().sigmoid()
 
     def decode(self, state: State) -> Tensor:
-        return self.decoder(self.features(state)).float() + 0.5
+        image = self.decoder(self.features(state)).float()
+        return (self.normalizer.undo(image) if self.normalizer else image) + 0.5
 
     # ---- one step ----
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """uint8 -> floor(x / 2^(8-bits)) / 2^bits (+ U[0, 2^-bits)) - 0.5: five bits give [-0.5, 0.5) in 32 steps
-        (trap 30).
-        """
-        bits = self.config.bit_depth
-        image = torch.floor(image.float() / 2 ** (8 - bits)) / 2**bits if bits < 8 else image.float() / 256
-        if self.config.dequantise:
-            image = image + torch.rand_like(image) / 2**bits
-        return image - 0.5
+        """uint8 -> [-0.5, 0.5) of so many bits, then normalised, if the model does so."""
+        image = quantise(image, self.config.bit_depth, self.config.dequantise)
+        return self.normalizer(image) if self.normalizer else image
 
     def embed(self, image: Tensor) -> Tensor:
         """Preprocessed images (N, C, Y, X) -> the image's share of the posterior's hidden layer, (N, hidden)."""
@@ -175,6 +174,8 @@ class RSSM(WorldModel):
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         length = batch.reward.shape[1]
+        if self.normalizer:
+            self.normalizer.measure(quantise(batch.image, self.config.bit_depth, noise=False))
         image = self.preprocess(batch.image)  # (B, T, C, Y, X)
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
         state = self.initial(len(embed))
