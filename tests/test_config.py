@@ -49,9 +49,8 @@ PLANET = {
     },
     "model": {
         "deter": 200, "stoch": 30, "hidden": 200, "min_std": 0.1, "depths": [32, 64, 128, 256], "kernels": [5, 5, 6, 6],
-        "reward_units": 300, "reward_layers": 3, "bit_depth": 5, "dequantise": True, "free_nats": 3.0,
-
-        "overshooting": 1, "image_weight": 1.0, "reward_weight": 10.0, "reward_divisor": 1.0,
+        "reward_units": 300, "reward_layers": 3, "bit_depth": 5, "dequantise": True, "normalise": False,
+        "free_nats": 3.0, "overshooting": 1, "image_weight": 1.0, "reward_weight": 10.0, "reward_divisor": 1.0,
         "kl_weight": 1.0, "continue_weight": 0.0,
     },
     "actor": {

@@ -78,6 +78,18 @@ def test_shadows_and_multisampling_change_the_frame_and_are_off() -> None:
 
 
 @real
+def test_supersampled_frames_are_averages_of_larger_ones() -> None:
+    frames = {}
+    for size, supersample in ((32, 1), (32, 2), (64, 1)):
+        env = dmc.build(config(size=[size, size], supersample=supersample))
+        frames[size, supersample] = env.reset(seed=0)[0].astype(float)
+        env.close()
+    large = frames[64, 1].reshape(3, 32, 2, 32, 2).mean((2, 4))
+    assert np.abs(frames[32, 2] - large).max() <= 1  # of 255: rounding
+    assert (frames[32, 1] != frames[32, 2]).any()
+
+
+@real
 def test_a_wrong_task_names_the_nearest() -> None:
     with pytest.raises(EnvError, match="dmc cartpole_swing: no such task; nearest: cartpole_swingup"):
         dmc.build(config(task="cartpole_swing"))

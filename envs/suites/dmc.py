@@ -1,7 +1,7 @@
 """DeepMind control suite from pixels: six tasks of PlaNet's paper and all others, through Shimmy.
 
-Rendered at the size that the agent sees, or at a multiple of it. The suite's time limit (1000 simulator steps) arrives as
-`truncated` with discount 1, never as `terminated` (trap 31).
+Rendered at the size that the agent sees, or at a multiple of it. The suite's time limit (1000 simulator steps) arrives
+as `truncated` with discount 1, never as `terminated` (trap 31).
 """
 
 import difflib

@@ -21,14 +21,17 @@ class ImageNormalizer(nn.Module):
 
     Where little moves before a bright background, almost all of a raw image is the same in every row: learning begins
     with a long plateau at the mean image, and one weight of the image's loss does not fit two tasks, as the variance of
-    their images differs by a factor of ten. Both numbers are buffers, so that a checkpoint has them. contrast is 0 until
-    it is measured; the image then passes unchanged.
+    their images differs by a factor of ten. Both numbers are buffers, so that a checkpoint has them. contrast is 0
+    until it is measured; the image then passes unchanged.
     """
+
+    background: Tensor  # (C, Y, X)
+    contrast: Tensor  # one for all pixels: a pixel that never moves stays quiet
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.register_buffer("background", torch.zeros(shape))  # (C, Y, X)
-        self.register_buffer("contrast", torch.zeros(()))  # one for all pixels: a pixel that never moves stays quiet
+        self.register_buffer("background", torch.zeros(shape))
+        self.register_buffer("contrast", torch.zeros(()))
 
     @torch.no_grad()
     def measure(self, image: Tensor) -> None:
