@@ -27,7 +27,7 @@ class Config(StrictConfig):
     # of the networks; statistics, losses and optimisers are always float32
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     # by part; 'model' and 'actor' are for all parts of theirs that are not named
-    optimizers: dict[str, OptimizerConfig]
+    optimizers: dict[str, OptimizerConfig] = Field(max_length=100)
     # auto: on a GPU steps are compiled, and updates and plans recorded. always: steps on CPUs, too
     compile: Literal["auto", "always", "never"]
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None  # of the CPU; None: torch's choice

@@ -24,11 +24,13 @@ class OptimizerConfig(StrictConfig):
     # code of PlaNet and Dreamer V1 and V2 has it; laprop: Dreamer V3's
     kind: Literal["adam", "adam_tf", "laprop"]
     learning_rate: float = Field(gt=0, lt=1)
-    eps: float = Field(gt=0)
-    max_grad_norm: float | None = Field(gt=0)  # of the part's whole gradient; a longer one is scaled down to it
+    eps: float = Field(ge=1e-30, le=1)
+    # of the part's whole gradient; a longer one is scaled down to it
+    max_grad_norm: float | None = Field(gt=0, le=1e12)
     weight_decay: float = Field(default=0.0, ge=0, lt=1)  # adam_tf: of every weight, at every update
-    agc: float | None = Field(default=None, gt=0)  # laprop: a tensor's gradient is at most this times its weights
-    warmup: int = Field(default=0, ge=0)  # laprop: updates until the full learning rate
+    # laprop: a tensor's gradient is at most this times its weights
+    agc: float | None = Field(default=None, gt=0, le=1e6)
+    warmup: int = Field(default=0, ge=0, le=10**9)  # laprop: updates until the full learning rate
 
     @model_validator(mode="after")
     def agree(self) -> "OptimizerConfig":

@@ -4,7 +4,7 @@ Layers, from the inside: CheckedEnv (checks) - TimeLimit - ActionRepeat - render
 simulator step is below ActionRepeat; what is done once per decision (rendering, resizing) is above it."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -14,29 +14,23 @@ from gymnasium import spaces, wrappers
 from envs import pixels
 from envs.checks import CheckedEnv, EnvError
 
+Side = Annotated[int, pydantic.Field(ge=4, le=1024)]  # pixels
 LARGEST_ACTION = 1e6  # larger bounds stand for "none"; random actions between them would be absurd, or overflow
 
 
 class Config(pydantic.BaseModel):
     """What every environment has. Numbers live in configs/env/*.yaml."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str  # the file in envs/
-    size: tuple[int, int]  # (Y, X) pixels of the image that the agent sees
+    size: tuple[Side, Side]  # (Y, X) pixels of the image that the agent sees
     gray: bool  # one channel instead of three
-    action_repeat: int = pydantic.Field(ge=1)  # one action is held for so many simulator steps
-    time_limit: int | None = pydantic.Field(ge=1)  # simulator steps per episode; None: the environment's own
+    action_repeat: int = pydantic.Field(ge=1, le=1000)  # one action is held for so many simulator steps
+    time_limit: int | None = pydantic.Field(ge=1, le=10**9)  # simulator steps per episode; None: the environment's own
     num_envs: int = pydantic.Field(ge=1, le=256)  # environments side by side
     vectorization_mode: Literal["sync", "async"]  # in this process, one after the other; or each in one of its own
-    timeout: float = pydantic.Field(gt=0)  # seconds after which a silent worker counts as hung
-
-    @pydantic.field_validator("size")
-    @classmethod
-    def _sensible(cls, size: tuple[int, int]) -> tuple[int, int]:
-        if not all(4 <= side <= 1024 for side in size):
-            raise ValueError(f"each side must be in 4..1024 pixels, got {size}")
-        return size
+    timeout: float = pydantic.Field(gt=0, le=1e6)  # seconds after which a silent worker counts as hung
 
     @property
     def label(self) -> str:

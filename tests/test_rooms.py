@@ -25,6 +25,7 @@ MAY = {
     "worldmodel": {"torch", "pydantic", "safetensors", "numpy", "einops", "psutil", "worldmodel"},
     "worldmodel/base.py": {"torch", "pydantic", "numpy", "einops"},
     "worldmodel/networks": {"torch", "numpy", "einops", "worldmodel.base", "worldmodel.networks"},
+    "worldmodel/networks/convolutional.py": {"torch", "einops", "pydantic", "worldmodel.networks"},
     "agents": {"torch", "numpy", "pydantic", "cma", "agents", "worldmodel.base", "worldmodel.networks"},
     # agents.load reads a run's folder: the one door from here into training/
     "agents/__init__.py": {"agents", "training.build.load_agent"},

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from training.plain import shown
 from worldmodel.base import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,8 @@ def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
     """The module that a name stands for, imported now. Errors: ConfigError."""
     known = locations(section, tuple(plugins))
     if not isinstance(name, str) or name not in known:
-        hint = f"{nearest(str(name), known)}; one of your own package needs plugins=<package>"
+        close = nearest(name, known) if isinstance(name, str) else ""
+        hint = f"{close}; one of your own package needs plugins=<package>"
         raise ConfigError([f"{section}.name: {shown(name)} is not one of {', '.join(sorted(known))}{hint}"])
     return importlib.import_module(known[name])
 
@@ -74,9 +76,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' when something known is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def shown(value: object) -> str:
-    """What was given, cut so that a message stays one line."""
-    given = repr(value)
-    return given if len(given) < 60 else given[:57] + "..."

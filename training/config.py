@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from agents import agent
 from training import schedule
-from training.components import ROOMS, find, nearest, shown
+from training.components import ROOMS, find, nearest
+from training.plain import cut, shown
 from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.replay.buffer import ReplayConfig
 
@@ -24,12 +25,12 @@ class RootConfig(StrictConfig):
     """The keys that are in no section."""
 
     seed: int = Field(ge=0, lt=2**31)
-    run: str = Field(pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
-    runs: str = Field(min_length=1)
+    run: str = Field(max_length=255, pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
+    runs: str = Field(min_length=1, max_length=4096)
     skip_damaged: bool  # resume although replay chunks are damaged: continue without those episodes
-    data: str | None  # a folder of recorded episodes to learn from
-    model_from: str | None  # a run whose trained model and episodes are taken
-    plugins: list[str]  # the user's own packages that components may come from
+    data: str | None = Field(max_length=4096)  # a folder of recorded episodes to learn from
+    model_from: str | None = Field(max_length=4096)  # a run whose trained model and episodes are taken
+    plugins: list[str] = Field(max_length=100)  # the user's own packages that components may come from
 
     @field_validator("run", "data", "model_from", mode="before")
     @classmethod
@@ -121,7 +122,7 @@ def contradictions(section: str, model: type[BaseModel], values: Mapping[Any, An
 
 def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterable[str] = ()) -> str:
     """One line for one of pydantic's mistakes: path, what is wrong, what was given."""
-    path = ".".join([section, *(str(step) for step in mistake["loc"])]).lstrip(".")
+    path = cut(".".join([section, *(str(step) for step in mistake["loc"])]).lstrip("."), 200)
     if mistake["type"] == "extra_forbidden":
         known = [*model.model_fields, *others]
         return f"{path}: {renamed(path) or 'there is no such key' + nearest(str(mistake['loc'][-1]), known)}"

@@ -7,21 +7,25 @@ episodes, a round of {vision: ..., memory: ..., actor: ...}. Dreamer: after ever
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, model_validator
 
 from worldmodel.base import StrictConfig
+
+MOST = 10**12  # steps or updates: beyond what anyone computes, and far from where counters overflow
+Temperature = Annotated[float, Field(ge=0, le=1000)]
 
 
 class Stage(StrictConfig):
     """What learns, and for how long. What a recipe leaves out, or sets to null, is as in `replay`."""
 
-    parts: list[str] | None = Field(default=None, min_length=1)  # together, from each batch; null: the stage's name
-    updates: int = Field(ge=0)
-    batch_size: int | None = Field(default=None, ge=1)
-    batch_length: int | None = Field(default=None, ge=2)
-    eval_every: int | None = Field(default=None, ge=1)  # updates; besides the evaluations between rounds
+    # together, from each batch; null: the stage's name
+    parts: list[str] | None = Field(default=None, min_length=1, max_length=100)
+    updates: int = Field(ge=0, le=MOST)
+    batch_size: int | None = Field(default=None, ge=1, le=65536)
+    batch_length: int | None = Field(default=None, ge=2, le=65536)
+    eval_every: int | None = Field(default=None, ge=1, le=MOST)  # updates; besides the evaluations between rounds
 
 
 class Collect(StrictConfig):
@@ -30,23 +34,23 @@ class Collect(StrictConfig):
     # episodes: whole ones, all or nothing. steps: env steps, action repeat included; environments then keep running
     # between rounds, and unfinished episodes are learned from
     unit: Literal["episodes", "steps"]
-    per_round: int = Field(ge=1)  # of that unit
+    per_round: int = Field(ge=1, le=MOST)  # of that unit
 
 
 class Config(StrictConfig):
-    env_steps: int = Field(ge=0)  # action repeat included; 0: no more than the prefill
-    prefill: int = Field(ge=0)  # collect.unit, by the explorer, before the first round of learning
+    env_steps: int = Field(ge=0, le=MOST)  # action repeat included; 0: no more than the prefill
+    prefill: int = Field(ge=0, le=MOST)  # collect.unit, by the explorer, before the first round of learning
     collect: Collect
     # replayed rows per decision after the prefill; null: a round of learning whenever `per_round` was collected
-    ratio: float | None = Field(gt=0)
-    learn: dict[str, Stage] = Field(min_length=1)  # a round of learning: these stages, in this order
-    report_every: int = Field(ge=1)  # updates; and at the end of every stage, unless there is a ratio
-    eval_every: int = Field(ge=1)  # collect.unit
-    eval_episodes: int = Field(ge=1)
-    temperatures: list[NonNegativeFloat] = Field(min_length=1)  # of the dreams that are shown
-    save_every: int = Field(ge=1)  # collect.unit
-    save_minutes: float = Field(gt=0)  # and at least so often while it learns
-    keep_checkpoints: int = Field(ge=2)  # one may be in the process of being written
+    ratio: float | None = Field(gt=0, le=1e6)
+    learn: dict[str, Stage] = Field(min_length=1, max_length=100)  # a round of learning: these stages, in this order
+    report_every: int = Field(ge=1, le=MOST)  # updates; and at the end of every stage, unless there is a ratio
+    eval_every: int = Field(ge=1, le=MOST)  # collect.unit
+    eval_episodes: int = Field(ge=1, le=100_000)
+    temperatures: list[Temperature] = Field(min_length=1, max_length=100)  # of the dreams that are shown
+    save_every: int = Field(ge=1, le=MOST)  # collect.unit
+    save_minutes: float = Field(gt=0, le=1e6)  # and at least so often while it learns
+    keep_checkpoints: int = Field(ge=2, le=100_000)  # one may be in the process of being written
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

@@ -25,7 +25,10 @@ State: TypeAlias = Any  # a NamedTuple of tensors, rows first; each model define
 
 
 class StrictConfig(BaseModel):
-    """A frozen, checked section of the config. Subclasses have no defaults: numbers live in configs/."""
+    """A frozen, checked section of the config. Subclasses have no defaults: numbers live in configs/. Every number has
+    bounds on both sides and every list a largest length, far beyond what anyone uses: a config may come from a
+    stranger, and none may make us compute for ever or take all memory (tests/test_bounds.py).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 

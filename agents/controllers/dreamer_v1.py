@@ -33,7 +33,7 @@ class Config(StrictConfig):
     units: int = Field(ge=1, le=16384)
     actor_layers: int = Field(ge=0, le=8)
     critic_layers: int = Field(ge=0, le=8)
-    horizon: int = Field(ge=2)  # H, actions of a dream
+    horizon: int = Field(ge=2, le=1000)  # H, actions of a dream
     discount: float = Field(gt=0, le=1)
     return_lambda: float = Field(ge=0, le=1)
     exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability

@@ -42,11 +42,11 @@ class Config(StrictConfig):
     units: int = Field(ge=1, le=16384)
     layers: int = Field(ge=0, le=8)  # of the actor and of the critic
     gradient: Literal["auto", "dynamics", "reinforce"]  # auto: reinforce for discrete actions
-    horizon: int = Field(ge=2)  # H, actions of a dream
+    horizon: int = Field(ge=2, le=1000)  # H, actions of a dream
     discount: float = Field(gt=0, le=1)
     return_lambda: float = Field(ge=0, le=1)
-    entropy_weight: float = Field(ge=0)  # eta
-    slow_every: int = Field(ge=1)  # updates between two copies of the critic
+    entropy_weight: float = Field(ge=0, le=1e9)  # eta
+    slow_every: int = Field(ge=1, le=10**9)  # updates between two copies of the critic
     evaluate_with: EvaluateWith
 
 

@@ -38,18 +38,18 @@ class Config(StrictConfig):
     name: str
     units: int = Field(ge=1, le=16384)
     layers: int = Field(ge=1, le=8)  # of the actor and of the critic
-    output_scale: float = Field(ge=0)  # of the actor's last weights at the beginning
+    output_scale: float = Field(ge=0, le=1000)  # of the actor's last weights at the beginning
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in discrete actions; 2023: 0.01
     bins: int = Field(ge=3, le=4095)  # of the critic's distribution, odd
-    horizon: int = Field(ge=1)  # H, actions of a dream
-    starts: int | None = Field(ge=1)  # dream from the last so many rows of every sequence; None: from all
-    discount_horizon: float = Field(gt=1)  # h in the discount 1 - 1/h
+    horizon: int = Field(ge=1, le=1000)  # H, actions of a dream
+    starts: int | None = Field(ge=1, le=100_000)  # dream from the last so many rows of every sequence; None: from all
+    discount_horizon: float = Field(gt=1, le=1e9)  # h in the discount 1 - 1/h
     return_lambda: float = Field(ge=0, le=1)
     return_scale_rate: float = Field(gt=0, le=1)  # the newest batch's share of the moving range S
-    entropy_weight: float = Field(ge=0)  # eta
+    entropy_weight: float = Field(ge=0, le=1e9)  # eta
     slow_rate: float = Field(gt=0, le=1)  # the critic's share of its moving average, at every update
-    slow_weight: float = Field(ge=0)  # of the loss that holds the critic to it
-    replay_weight: float = Field(ge=0)  # of the critic's loss on replayed rows
+    slow_weight: float = Field(ge=0, le=1e9)  # of the loss that holds the critic to it
+    replay_weight: float = Field(ge=0, le=1e9)  # of the critic's loss on replayed rows
     evaluate_with: EvaluateWith
 
 

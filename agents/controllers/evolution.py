@@ -34,18 +34,18 @@ from worldmodel.networks.noise import common_random_numbers
 
 class Config(StrictConfig):
     name: str
-    hidden: int = Field(ge=0)  # tanh units; 0 is a linear controller
+    hidden: int = Field(ge=0, le=16384)  # tanh units; 0 is a linear controller
     bias: bool
     ordinal_actions: bool  # discrete actions are a scale: one tanh output, cut into A equal parts, as for Doom
-    num_features: int | None = Field(ge=1)  # that many leading features (z comes before h); None reads all
-    population: int = Field(ge=4)
-    rollouts: int = Field(ge=1)
-    horizon: int = Field(ge=1)  # of the dream
-    temperature: float = Field(ge=0)  # of the dream
-    sigma: float = Field(gt=0)  # the first one
-    weight_decay: float = Field(ge=0)
-    eval_every: int = Field(ge=1)  # generations
-    eval_rollouts: int = Field(ge=1)
+    num_features: int | None = Field(ge=1, le=10**6)  # that many leading features (z comes before h); None reads all
+    population: int = Field(ge=4, le=100_000)
+    rollouts: int = Field(ge=1, le=10_000)
+    horizon: int = Field(ge=1, le=100_000)  # of the dream
+    temperature: float = Field(ge=0, le=1000)  # of the dream
+    sigma: float = Field(gt=0, le=1000)  # the first one
+    weight_decay: float = Field(ge=0, le=1e9)
+    eval_every: int = Field(ge=1, le=10**9)  # generations
+    eval_rollouts: int = Field(ge=1, le=10_000)
     # Act as the mean solution that was evaluated best so far, World Models' "best agent". Only for a model that stays
     # as it is: scores of dreams of different models do not compare.
     keep_best: bool

@@ -22,10 +22,10 @@ class Config(StrictConfig):
     name: str
     horizon: int = Field(ge=1, le=1000)
     iterations: int = Field(ge=1, le=1000)
-    candidates: int = Field(ge=2)
-    elites: int = Field(ge=1)
-    init_std: float = Field(gt=0)
-    min_std: float = Field(ge=0)  # of a refitted proposal; the first one of every plan has init_std
+    candidates: int = Field(ge=2, le=10**6)
+    elites: int = Field(ge=1, le=10**6)
+    init_std: float = Field(gt=0, le=1000)
+    min_std: float = Field(ge=0, le=1000)  # of a refitted proposal; the first one of every plan has init_std
     momentum: float = Field(ge=0, lt=1)  # new = momentum * old + (1 - momentum) * refitted
     warm_start: bool  # begin with the last plan, shifted by one step
     choose: Literal["mean", "best"]  # act on the proposal's mean, or on the best sequence of the last iteration

@@ -25,11 +25,11 @@ class Config(StrictConfig):
     name: str
     horizon: int = Field(ge=1, le=1000)
     iterations: int = Field(ge=1, le=1000)
-    candidates: int = Field(ge=2)
-    elites: int = Field(ge=1)
-    inverse_temperature: float = Field(ge=0)  # TD-MPC2 calls it temperature
-    min_std: float = Field(ge=0)
-    max_std: float = Field(gt=0)  # every plan begins with it, a warm start's too
+    candidates: int = Field(ge=2, le=10**6)
+    elites: int = Field(ge=1, le=10**6)
+    inverse_temperature: float = Field(ge=0, le=1e9)  # TD-MPC2 calls it temperature
+    min_std: float = Field(ge=0, le=1000)
+    max_std: float = Field(gt=0, le=1000)  # every plan begins with it, a warm start's too
     momentum: float = Field(ge=0, lt=1)  # new = momentum * old + (1 - momentum) * refitted
     warm_start: bool  # begin with the last mean, shifted by one step
     choose: Literal[

@@ -12,7 +12,7 @@ from worldmodel.base import Spec, State, StrictConfig, WorldModel
 class Config(StrictConfig):
     name: str
     horizon: int = Field(ge=1, le=1000)
-    candidates: int = Field(ge=1)
+    candidates: int = Field(ge=1, le=10**6)
     exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability
 
 

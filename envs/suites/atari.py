@@ -25,7 +25,7 @@ class Config(adapter.Config):
     id: str
     sticky_actions: float = pydantic.Field(ge=0, lt=1)  # probability of repeating the last frame's action
     all_actions: bool  # all 18 of the joystick, or those that have an effect in the game
-    noops: int = pydantic.Field(ge=0)  # frames without action at an episode's begin, at most
+    noops: int = pydantic.Field(ge=0, le=1000)  # frames without action at an episode's begin, at most
     lives: Literal["unused", "end"]
 
     @property

@@ -21,8 +21,8 @@ BALL, PADDLE = (255, 200, 0), (0, 160, 255)  # also different in gray
 class Config(adapter.Config):
     """The board."""
 
-    rows: int = pydantic.Field(ge=2)
-    columns: int = pydantic.Field(ge=2)
+    rows: int = pydantic.Field(ge=2, le=256)
+    columns: int = pydantic.Field(ge=2, le=256)
 
     @pydantic.model_validator(mode="after")
     def _visible(self) -> "Config":

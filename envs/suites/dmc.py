@@ -7,12 +7,15 @@ as `truncated` with discount 1, never as `terminated` (trap 31).
 import difflib
 import math
 import warnings
+from typing import Annotated
 
 import gymnasium
 import pydantic
 
 from envs import adapter, rendering
 from envs.checks import EnvError
+
+Repeat = Annotated[int, pydantic.Field(ge=1, le=1000)]
 
 
 class Config(adapter.Config):
@@ -26,10 +29,10 @@ class Config(adapter.Config):
 
     task: str
     supersample: int = pydantic.Field(ge=1, le=8)
-    camera: int | None
+    camera: int | None = pydantic.Field(ge=-1, le=1000)
     shadows: bool
     multisampling: bool
-    action_repeats: dict[str, int]
+    action_repeats: dict[str, Repeat] = pydantic.Field(max_length=1000)
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import gymnasium
+import pydantic
 
 from envs import adapter, pixels, rendering
 from envs.checks import EnvError
@@ -21,7 +22,7 @@ class Config(adapter.Config):
 
     id: str
     image: str | None
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = pydantic.Field(max_length=100)
 
     @property
     def label(self) -> str:

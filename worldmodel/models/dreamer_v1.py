@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
 from worldmodel.networks import gaussian
-from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
+from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import dense, glorot
 from worldmodel.networks.elu import EluMLP
 from worldmodel.networks.reset_after_gru import ResetAfterGRUCell
@@ -31,16 +31,16 @@ class Config(ModelConfig):
     deter: int = Field(ge=1, le=16384)  # units of h
     stoch: int = Field(ge=1, le=4096)  # dimensions of z
     hidden: int = Field(ge=1, le=16384)
-    min_std: float = Field(gt=0, le=1)
+    min_std: float = Field(ge=1e-6, le=1)
     # channels of the encoder's convolutions; the decoder mirrors them
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
-    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
-    units: int = Field(ge=1)  # of the reward and the continue head
+    depths: Depths
+    kernels: Kernels  # the decoder's transposed convolutions
+    units: int = Field(ge=1, le=16384)  # of the reward and the continue head
     reward_layers: int = Field(ge=0, le=8)
     continue_layers: int = Field(ge=0, le=8)
-    free_nats: float = Field(ge=0)
-    kl_weight: float = Field(ge=0)
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate
+    free_nats: float = Field(ge=0, le=1e9)
+    kl_weight: float = Field(ge=0, le=1e9)
+    continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head: for tasks that never terminate
     continue_discount: float = Field(gt=0, le=1)  # the head's target where life goes on; `continues` divides it out
 
     @model_validator(mode="after")

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
 from worldmodel.networks import categorical, gaussian
-from worldmodel.networks.convolutional import image_too_small
+from worldmodel.networks.convolutional import Depths, Kernels, image_too_small
 from worldmodel.networks.dense import dense, glorot
 from worldmodel.networks.elu import EluDecoder, EluEncoder, EluMLP
 from worldmodel.networks.layer_norm_gru import LayerNormGRUCell
@@ -35,14 +35,14 @@ class Config(ModelConfig):
     classes: int = Field(ge=2, le=1024)  # of each latent
     hidden: int = Field(ge=1, le=16384)
     # channels of the encoder's convolutions; the decoder mirrors them
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
-    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
-    units: int = Field(ge=1)  # of the reward and the continue head
+    depths: Depths
+    kernels: Kernels  # the decoder's transposed convolutions
+    units: int = Field(ge=1, le=16384)  # of the reward and the continue head
     layers: int = Field(ge=0, le=8)  # of both
-    free_nats: float = Field(ge=0)
+    free_nats: float = Field(ge=0, le=1e9)
     kl_balance: float = Field(ge=0, le=1)  # the share of the term that trains the prior
-    kl_weight: float = Field(ge=0)
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate
+    kl_weight: float = Field(ge=0, le=1e9)
+    continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head: for tasks that never terminate
     continue_discount: float = Field(gt=0, le=1)  # the head's target where life goes on; `continues` divides it out
 
     @model_validator(mode="after")

@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
 from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.block_gru import BlockGRU
+from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3 import Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
 from worldmodel.networks.normalization import RMSNorm
@@ -35,18 +36,19 @@ class Config(ModelConfig):
     classes: int = Field(ge=1, le=1024)  # of every latent
     hidden: int = Field(ge=1, le=16384)  # units of every dense layer
     blocks: int = Field(ge=1, le=64)  # of the GRU's units, and of the decoder's reading of them
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)  # channels; every stage halves the image
+    depths: Depths  # channels; every stage halves the image
     prior_layers: int = Field(ge=0, le=8)
     head_layers: int = Field(ge=0, le=8)  # of the reward and the continue head
     bins: int = Field(ge=3, le=4095)  # of the reward's distribution, odd
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
-    free_nats: float = Field(ge=0)
-    horizon: float | None = Field(gt=1)  # the continue head learns (1 - terminal)(1 - 1/horizon); null: 1 - terminal
-    image_weight: float = Field(gt=0)
-    reward_weight: float = Field(ge=0)
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head
-    dyn_weight: float = Field(ge=0)  # of the KL that trains the prior
-    rep_weight: float = Field(ge=0)  # of the KL that trains the posterior
+    free_nats: float = Field(ge=0, le=1e9)
+    # the continue head learns (1 - terminal)(1 - 1/horizon); null: 1 - terminal
+    horizon: float | None = Field(gt=1, le=1e9)
+    image_weight: float = Field(gt=0, le=1e9)
+    reward_weight: float = Field(ge=0, le=1e9)
+    continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
+    dyn_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the prior
+    rep_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the posterior
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

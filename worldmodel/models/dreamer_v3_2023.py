@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack, tree_where
 from worldmodel.networks import categorical, gaussian, two_hot
+from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3_2023 import Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
 from worldmodel.networks.initializers import truncated_normal
@@ -36,16 +37,16 @@ class Config(ModelConfig):
     stoch: int = Field(ge=1, le=1024)  # categorical latents of z
     classes: int = Field(ge=1, le=1024)  # of every latent
     hidden: int = Field(ge=1, le=16384)  # units of every dense layer
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)  # channels; every stage halves the image
+    depths: Depths  # channels; every stage halves the image
     head_layers: int = Field(ge=0, le=8)  # of the reward and the continue head
     bins: int = Field(ge=3, le=4095)  # of the reward's distribution, odd
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
-    free_nats: float = Field(ge=0)
-    image_weight: float = Field(gt=0)
-    reward_weight: float = Field(ge=0)
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head
-    dyn_weight: float = Field(ge=0)  # of the KL that trains the prior
-    rep_weight: float = Field(ge=0)  # of the KL that trains the posterior
+    free_nats: float = Field(ge=0, le=1e9)
+    image_weight: float = Field(gt=0, le=1e9)
+    reward_weight: float = Field(ge=0, le=1e9)
+    continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
+    dyn_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the prior
+    rep_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the posterior
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

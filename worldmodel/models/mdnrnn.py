@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, tree_stack
 from worldmodel.networks import gaussian, mixture
-from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
+from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.recurrent import LSTMCell
 
@@ -37,16 +37,16 @@ class Config(ModelConfig):
     cell_in_features: bool  # features are [z, c, h], as published for Doom, and not [z, h]
     input_is_first: bool  # the LSTM is told when a row is an episode's first, as published for Doom
     # channels of the encoder's convolutions; the decoder mirrors them
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
-    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
-    reward_units: int = Field(ge=1)
+    depths: Depths
+    kernels: Kernels  # the decoder's transposed convolutions
+    reward_units: int = Field(ge=1, le=16384)
     reward_layers: int = Field(ge=0, le=8)
-    free_nats: float = Field(ge=0)  # of the KL, a dimension; applied to the sum over dimensions, as released
-    image_weight: float = Field(gt=0)
-    reward_weight: float = Field(ge=0)
-    reward_divisor: float = Field(gt=0)  # rewards are divided by this inside the model
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate
-    terminal_weight: float = Field(gt=0)  # of terminal rows in the continue head's loss
+    free_nats: float = Field(ge=0, le=1e9)  # of the KL, a dimension; applied to the sum over dimensions, as released
+    image_weight: float = Field(gt=0, le=1e9)
+    reward_weight: float = Field(ge=0, le=1e9)
+    reward_divisor: float = Field(ge=1e-9, le=1e9)  # rewards are divided by this inside the model
+    continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head: for tasks that never terminate
+    terminal_weight: float = Field(gt=0, le=1e9)  # of terminal rows in the continue head's loss
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, split_time, tree_map, tree_stack
 from worldmodel.networks import gaussian
-from worldmodel.networks.convolutional import Decoder, Encoder, image_too_small
+from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.images import ImageNormalizer, quantise
 from worldmodel.networks.recurrent import GRUCell
@@ -30,22 +30,23 @@ class Config(ModelConfig):
     deter: int = Field(ge=0, le=16384)  # units of the deterministic path h; 0: none (SSM)
     stoch: int = Field(ge=0, le=4096)  # dimensions of z; 0: no stochastic path (RNN)
     hidden: int = Field(ge=1, le=16384)
-    min_std: float = Field(gt=0, le=1)
+    min_std: float = Field(ge=1e-6, le=1)
     # channels of the encoder's convolutions; the decoder mirrors them
-    depths: list[PositiveInt] = Field(min_length=1, max_length=6)
-    kernels: list[PositiveInt] = Field(min_length=1, max_length=6)  # the decoder's transposed convolutions
-    reward_units: int = Field(ge=1)
+    depths: Depths
+    kernels: Kernels  # the decoder's transposed convolutions
+    reward_units: int = Field(ge=1, le=16384)
     reward_layers: int = Field(ge=0, le=8)
     bit_depth: int = Field(ge=1, le=8)  # colour depth that the model sees
     dequantise: bool  # add U[0, 2^-bits) to every pixel, anew each time it is seen
     normalise: bool  # images less their mean image, over one standard deviation, as the first batch has them
-    free_nats: float = Field(ge=0)
+    free_nats: float = Field(ge=0, le=1e9)
     overshooting: int = Field(ge=1, le=64)  # distance of latent overshooting; 1 is the plain KL
-    image_weight: float = Field(gt=0)
-    reward_weight: float = Field(ge=0)
-    reward_divisor: float = Field(gt=0)  # rewards are divided by this inside the model
-    kl_weight: float = Field(ge=0)
-    continue_weight: float = Field(ge=0)  # 0 builds no continue head: for tasks that never terminate, as PlaNet's
+    image_weight: float = Field(gt=0, le=1e9)
+    reward_weight: float = Field(ge=0, le=1e9)
+    reward_divisor: float = Field(ge=1e-9, le=1e9)  # rewards are divided by this inside the model
+    kl_weight: float = Field(ge=0, le=1e9)
+    # 0 builds no continue head: for tasks that never terminate, as PlaNet's
+    continue_weight: float = Field(ge=0, le=1e9)
 
     @model_validator(mode="after")
     def agree(self) -> "Config":

@@ -1,15 +1,19 @@
 """Convolutional encoder and decoder as PlaNet's, initialised as TensorFlow does."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
 from worldmodel.networks.dense import glorot
 
+# What a Config says of convolutions, for each layer: channels, and kernels in pixels.
+Depths = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=6)]
+Kernels = Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1, max_length=6)]
 STRIDE = 2
 ENCODER_KERNEL = 4
 

@@ -29,11 +29,11 @@ LONGEST_CHUNK = 1024  # rows of an episode that are saved together, if it is add
 class ReplayConfig(StrictConfig):
     """The section `replay`: what is drawn, what is kept, and where."""
 
-    batch_size: int = Field(ge=1)  # sequences in a batch
-    batch_length: int = Field(ge=2)  # rows in a sequence
-    capacity: int = Field(ge=2)  # rows kept; older ones are evicted
+    batch_size: int = Field(ge=1, le=65536)  # sequences in a batch
+    batch_length: int = Field(ge=2, le=65536)  # rows in a sequence
+    capacity: int = Field(ge=2, le=10**10)  # rows kept; older ones are evicted
     storage: Literal["auto", "memory", "disk", "device"]
-    memory_gb: float | None = Field(gt=0)  # of main memory, at most; None: all that is there, less the reserve
+    memory_gb: float | None = Field(gt=0, le=1e6)  # of main memory, at most; None: all that is there, less the reserve
 
     @model_validator(mode="after")
     def agree(self) -> "ReplayConfig":
