@@ -1,6 +1,7 @@
 """Evaluate a trained run:  python evaluate.py runs/cartpole1 --episodes 20 --seed 0 --video
 
-Loads the newest complete checkpoint, acts without exploration noise, prints returns and writes into the run's folder:
+Loads the newest complete checkpoint, or a file that export.py wrote (what is said here of the run's folder is then a
+folder beside the file), acts without exploration noise, prints returns and writes into the run's folder:
 evaluation.json and, with --video, videos of episodes and of open-loop predictions; with --compare a table of
 several actors on the same trained model (comparison.json); with --temperatures the returns of controllers that were
 evolved in dreams of these temperatures, in the dream and in the environment (temperatures.json, temperatures.png).
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a trained run.")
-    parser.add_argument("run", type=Path, help="the run's folder, such as runs/cartpole1")
+    parser.add_argument("run", type=Path, help="the run's folder, such as runs/cartpole1, or an agent's file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="actor.horizon=20, objective=goal")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the agent's noise")

@@ -9,16 +9,16 @@ from agents.base import Actor, Objective
 __all__ = ["Actor", "Agent", "Objective", "load"]
 
 
-def load(folder: str | Path, device: str = "auto", plugins: Sequence[str] = ()) -> Agent:
-    """The trained agent of a run's folder, from its newest complete checkpoint.
+def load(path: str | Path, device: str = "auto", plugins: Sequence[str] = ()) -> Agent:
+    """The trained agent of a run's folder, from its newest complete checkpoint, or of an agent's file (export.py).
 
-        agent = agents.load("runs/cartpole1")
+        agent = agents.load("runs/cartpole1")  # or "pretrained/cartpole_swingup.agent"
         env = envs.make(agent.env)  # the environment that it was trained in
         action, memory = agent.act(memory, image)
 
-    plugins: packages of your own that hold components which the run was trained with. Errors: RunError if the folder is
-    not a run, needs a plugin that is not named, or has no complete checkpoint.
+    plugins: packages of your own that hold components which the run was trained with. Errors: RunError if it is
+    neither, needs a plugin that is not named, or has no complete checkpoint.
     """
     from training.build import load_agent  # the only import of training/ from here: it knows runs
 
-    return load_agent(Path(folder), device, plugins)
+    return load_agent(Path(path), device, plugins)

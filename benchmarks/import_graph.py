@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP = ("train", "evaluate", "training", "agents", "worldmodel", "envs")
-ENTRIES = "train.py, evaluate.py"
+TOP = ("train", "evaluate", "export", "training", "agents", "worldmodel", "envs")
+ENTRIES = "train.py, evaluate.py, export.py"
 PLACES = {  # rooms, and where they are drawn: x, y
     ENTRIES: (2.0, 6.2),
     "training": (2.5, 4.8),

@@ -35,11 +35,12 @@ MAY = {
     },
     "train.py": {"torch", "envs", "worldmodel", "agents", "training"},
     "evaluate.py": {"torch", "numpy", "envs", "worldmodel", "agents", "training"},
+    "export.py": {"worldmodel", "training"},
 }  # fmt: skip
 MAY["training/command_line.py"] = MAY["training"] | HYDRA
 MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a picture's file
-KNOW_NO_COMPONENT = ("training", "train.py", "evaluate.py")
-PLACES = ("envs", "worldmodel", "agents", "training", "train.py", "evaluate.py")
+KNOW_NO_COMPONENT = ("training", "train.py", "evaluate.py", "export.py")
+PLACES = ("envs", "worldmodel", "agents", "training", "train.py", "evaluate.py", "export.py")
 LONGEST_FILE, LONGEST_ENTRY, LONGEST_FUNCTION = 250, 150, 50  # lines
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 CALLS = {

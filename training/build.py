@@ -1,4 +1,4 @@
-"""Builds agents from checked configs, and trained ones from runs."""
+"""Builds agents from checked configs, and trained ones from runs and agents' files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from agents.agent import Agent
 from agents.base import Actor
 from training import config
+from training.agent_file import PARTS, StoredAgent, open_trained
 from training.checkpoint import Checkpoint
 from training.components import find
 from training.config import Config
@@ -30,17 +31,19 @@ def build_actor(section: Any, objective: Any, model: WorldModel, spec: Spec, plu
     return actor
 
 
-def load_agent(
-    folder: Path, device: str = "auto", plugins: Sequence[str] = (), checkpoint: Checkpoint | None = None
-) -> Agent:
-    """See agents.load. checkpoint: None takes the newest."""
-    run = Run.read(folder)
+def load_agent(place: Path, device: str = "auto", plugins: Sequence[str] = ()) -> Agent:
+    """See agents.load."""
+    return trained_agent(*open_trained(place), device, plugins)
+
+
+def trained_agent(run: Run, checkpoint: Checkpoint | StoredAgent, device: str, plugins: Sequence[str] = ()) -> Agent:
+    """The agent of a run as a checkpoint has it. Errors: RunError, ConfigError."""
     run.require_plugins(plugins)
     plain = run.config | {"agent": {**run.config.get("agent", {}), "device": device}, "plugins": list(plugins)}
     checked = config.check(plain)
     agent = build_agent(checked, run.spec)
     use_threads(checked.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
-    checkpoint = checkpoint or run.newest()
-    agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")})
+    names = (*PARTS, "optim") if isinstance(checkpoint, Checkpoint) else PARTS
+    agent.restore({name: checkpoint.tensors(name) for name in names})
     agent.env = checked.env
     return agent

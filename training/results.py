@@ -41,7 +41,10 @@ def evaluate_one(
         f"return {result['return']:.1f}{interval} over {episodes} episodes; lowest {min(returns):.1f}, "
         f"highest {max(returns):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
     )
-    folder = trained.run.folder
+    if trained.recorded:
+        score, count = trained.recorded["return"], trained.recorded["episodes"]
+        console.print(f"recorded when it was exported: return {score:.1f} over {count} episodes")
+    folder = trained.results_folder()
     replace(folder / "evaluation.json", json.dumps(result, indent=2))
     if video:
         videos(folder / "videos", agent, results, trained.seed)
@@ -63,7 +66,7 @@ def compare(
         results, values = trained.evaluate(agent, episodes)
         found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
         console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
-    folder = trained.run.folder
+    folder = trained.results_folder()
     table = Table(title=f"{folder}, {episodes} episodes of seed {trained.seed}")
     for column in ("actor", "return", "+- (95 %)", "ms per action", "env steps", "learned in dreams"):
         table.add_column(column, justify="left" if column == "actor" else "right")
@@ -110,7 +113,7 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
         )
     result: dict[str, Any] = {"rows": rows, "dream_horizon": section.horizon, "generations": generations}
     result |= {"episodes": episodes, "seed": trained.seed, "commit": commit()}
-    folder = trained.run.folder
+    folder = trained.results_folder()
     replace(folder / "temperatures.json", json.dumps(result, indent=2))
     pictures.temperatures(folder / "temperatures.png", rows, folder.name)
 

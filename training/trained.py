@@ -1,6 +1,7 @@
-"""A trained run, to be evaluated: its newest checkpoint, and actors on its model."""
+"""A trained run or agent's file, to be evaluated: its newest checkpoint, and actors on its model."""
 
 import functools
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 import envs
 from agents.agent import Agent
 from training import config, evaluation
-from training.build import build_actor, load_agent
+from training.agent_file import StoredAgent, open_trained
+from training.build import build_actor, trained_agent
+from training.checkpoint import Checkpoint
 from training.command_line import component_section
 from training.progress import ProgressBar
 from training.resolve import overlay
@@ -30,9 +33,10 @@ class TrainedRun:
     """
 
     def __init__(self, folder: Path, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
-        self.run, self.seed, self.plugins = Run.read(folder), seed, list(plugins)
-        self.checkpoint = self.run.newest()
-        self.agent = load_agent(folder, device, plugins, self.checkpoint)
+        self.seed, self.plugins = seed, list(plugins)
+        self.run, self.checkpoint = open_trained(folder)
+        self.recorded = self.checkpoint.evaluation if isinstance(self.checkpoint, StoredAgent) else None
+        self.agent = trained_agent(self.run, self.checkpoint, device, plugins)
         if self.agent.env is None:
             raise RunError(
                 f"{folder} was trained on recorded episodes, without an environment: to evaluate it, train with "
@@ -100,6 +104,8 @@ class TrainedRun:
     @functools.cached_property
     def replay(self) -> Replay:
         """The episodes that the run collected."""
+        if not self.checkpoint.chunks:
+            raise RunError("what learns in dreams starts from the episodes of a run, and an agent's file has none")
         section = config.check_section("replay", self.run.config)
         rows = sum(chunk.rows for chunk in self.checkpoint.chunks)
         streams = 1 + max((chunk.stream for chunk in self.checkpoint.chunks), default=0)
@@ -109,6 +115,14 @@ class TrainedRun:
         collected = Replay(section, self.run.spec, rows * streams, plan.storage, streams)
         collected.load(self.run.replay, self.checkpoint.chunks)
         return collected
+
+    def results_folder(self) -> Path:
+        """Where results are written: the run's folder; of an agent's file a folder beside it, made now."""
+        if self.recorded is None:
+            return self.run.folder
+        folder = self.run.folder.with_name(f"{self.run.folder.stem}-evaluated")
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
         """Noise-free episodes in the run's environment."""
@@ -141,6 +155,21 @@ class TrainedRun:
             "precision": agent.precision,
             "commit": commit(),
         }
+
+
+def recorded_evaluation(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What evaluate.py wrote of a run's own actor on this checkpoint. Errors: RunError, if it did not."""
+    path, command = run.folder / "evaluation.json", f"python evaluate.py {run.folder} --episodes 10"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf8"))
+        own = found["checkpoint"] == checkpoint.folder.name and found["actor"] == run.config["actor"]["name"]
+    except FileNotFoundError:
+        raise RunError(f"{run.folder} was not evaluated yet: {command}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} cannot be read ({error}): {command}") from error
+    if not own or found.get("overrides"):
+        raise RunError(f"{path} is of another checkpoint, or of an actor that was changed: {command}")
+    return found
 
 
 def of_objective(word: str) -> bool:

@@ -1,0 +1,68 @@
+"""A trained agent as one file to take home:  python export.py runs/cartpole1 cartpole.agent
+
+The file holds weights, config and score, without the run's episodes and history, and needs no folder:
+agents.load("cartpole.agent"), python evaluate.py cartpole.agent --video. The score is that of evaluate.py, of the same
+checkpoint and with the run's own actor; so that is called first. Weights are stored as they are if the file is small
+enough for that, else in bf16, which has three digits.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training import agent_file
+from training.build import trained_agent
+from training.run import Run, RunError
+from training.trained import recorded_evaluation
+from worldmodel.base import ConfigError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code."""
+    options = parse_arguments(arguments)
+    try:
+        size = export(options.run, options.file, options.weights, options.megabytes, options.plugins.split(","))
+        print(f"{options.file}: {size / 1e6:.2f} MB. Next: python evaluate.py {options.file} --video")
+    except (RunError, ConfigError, OSError, ValueError, MemoryError) as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def export(folder: Path, file: Path, weights: str, megabytes: float, plugins: Sequence[str]) -> int:
+    """The number of bytes. Errors: RunError, OSError, ValueError."""
+    if file.suffix != agent_file.SUFFIX:
+        raise ValueError(f"{file}: the file's name ends with {agent_file.SUFFIX}")
+    if file.exists():
+        raise ValueError(f"{file} exists already: delete it, or choose another name")
+    run = Run.read(folder)
+    checkpoint = run.newest()
+    evaluation = recorded_evaluation(run, checkpoint)
+    agent = trained_agent(run, checkpoint, "cpu", [name for name in plugins if name])  # as whoever loads it will do
+    tensors: dict[str, Any] = {part: agent.tensors()[part] for part in agent_file.PARTS}
+    content = agent_file.serialised(run, checkpoint, tensors, evaluation)
+    if weights == "bf16" or (weights == "auto" and len(content) > megabytes * 1e6):
+        for part, module in (("model", agent.model), ("actor", agent.actor)):
+            tensors[part] = agent_file.in_half(tensors[part], dict(module.named_parameters()))
+        content = agent_file.serialised(run, checkpoint, tensors, evaluation)
+    if len(content) > megabytes * 1e6:
+        raise ValueError(f"it has {len(content) / 1e6:.1f} MB, more than {megabytes:g}: --megabytes raises the limit")
+    agent_file.write(file, content)
+    return len(content)
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Write a trained agent as one file.")
+    parser.add_argument("run", type=Path, help="the run's folder, such as runs/cartpole1")
+    parser.add_argument("file", type=Path, help="what to write, such as cartpole.agent")
+    parser.add_argument("--weights", choices=["auto", "fp32", "bf16"], default="auto", help="auto: fp32 if it fits")
+    parser.add_argument("--megabytes", type=float, default=3.0, help="the largest file that is written (default 3)")
+    parser.add_argument("--plugins", default="", help="packages of your own that the run's components come from")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

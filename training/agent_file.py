@@ -1,0 +1,141 @@
+"""A trained agent as one file, to take home: weights, config and score, and nothing else of its run.
+
+It is a safetensors file. Its tensors are named <model|actor>.<name>; its metadata holds, as JSON, the config, what
+run.json says of the run, the counters and the evaluation, and a digest of all of the file's other bytes. It is never
+read with pickle, and cannot name code: components are looked up as a run's are (SECURITY.md).
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from training.checkpoint import Checkpoint, write_synced
+from training.legacy import upgrade_config, upgrade_counters, upgrade_tensors
+from training.run import Run, RunError
+from worldmodel.replay.episodes import Chunk
+
+SUFFIX = ".agent"
+FORMAT = "worldmodel agent 1"
+LARGEST = 256 << 20  # bytes that are read
+LARGEST_HEADER = 1 << 20
+PARTS = ("model", "actor")
+KEPT = ("spec", "seed", "plugins", "device", "threads", "commit", "python", "versions", "command")  # of run.json
+DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+BLANK = b"0" * 64  # stands where the digest will be while it is computed
+
+
+class StoredAgent(NamedTuple):
+    """What a file holds: what a run's newest checkpoint is to a run."""
+
+    folder: Path  # named as the checkpoint that it was
+    weights: dict[str, dict[str, Tensor]]  # by part
+    state: dict[str, Any]  # counters
+    evaluation: dict[str, Any]  # what evaluate.py said of it before it was exported
+    chunks: tuple[Chunk, ...] = ()  # no episodes
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return self.weights[name]
+
+
+def open_trained(place: Path) -> tuple[Run, Checkpoint | StoredAgent]:
+    """A run and its newest checkpoint, or an agent's file. Errors: RunError."""
+    if place.is_file() or place.suffix == SUFFIX:
+        return read(place)
+    run = Run.read(place)
+    return run, run.newest()
+
+
+# ---- writing ----
+
+
+def write(path: Path, content: bytes) -> None:
+    """Written aside, then renamed. Errors: OSError."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    write_synced(temporary, content)
+    temporary.replace(path)
+
+
+def serialised(
+    run: Run, checkpoint: Checkpoint, tensors: Mapping[str, Mapping[str, Tensor]], evaluation: Mapping[str, Any]
+) -> bytes:
+    """The file's content. tensors: by part."""
+    about = {
+        "config": run.config,
+        "info": {key: run.info[key] for key in KEPT if key in run.info},
+        "checkpoint": checkpoint.folder.name,
+        "counters": upgrade_counters(checkpoint.state["counters"]),
+        "evaluation": dict(evaluation),
+    }
+    flat = {
+        f"{part}.{name}": value.detach().cpu().contiguous() for part in PARTS for name, value in tensors[part].items()
+    }
+    content = save(flat, {"format": FORMAT, "about": json.dumps(about), "sha256": BLANK.decode()})
+    return DIGEST.sub(b'"sha256":"' + digest(content).encode() + b'"', content, count=1)
+
+
+def digest(content: bytes) -> str:
+    """Of all bytes but those of the digest itself."""
+    return hashlib.sha256(DIGEST.sub(b'"sha256":"' + BLANK + b'"', content, count=1)).hexdigest()
+
+
+def in_half(tensors: Mapping[str, Tensor], parameters: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in bf16; buffers as they are."""
+    return {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
+
+
+# ---- reading ----
+
+
+def read(path: Path) -> tuple[Run, StoredAgent]:
+    """As much of the run as there is, config, spec and what run.json said, its folder being the file; and the agent.
+    Errors: RunError, before anything is built.
+    """
+    try:
+        return parsed(path, checked_bytes(path))
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise RunError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def checked_bytes(path: Path) -> bytes:
+    """The file's content, whose header, size and digest are right. Errors: RunError, OSError."""
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise RunError(f"it has {size:,} bytes, an agent's file at most {LARGEST:,}")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= LARGEST_HEADER else b""
+        found = DIGEST.search(header)
+        if len(header) < length or not found or f'"{FORMAT}"'.encode() not in header:
+            raise RunError(f"it is damaged, or not an agent's file (export.py writes them, {FORMAT!r})")
+        file.seek(0)
+        content = file.read(LARGEST)
+    if digest(content) != found[1].decode():
+        raise RunError("it is damaged: its content does not match its digest; get it anew")
+    return content
+
+
+def parsed(path: Path, content: bytes) -> tuple[Run, StoredAgent]:
+    length = int.from_bytes(content[:8], "little")
+    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+    weights: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, value in load(content).items():
+        part, _, rest = name.partition(".")
+        weights[part][rest] = value.float() if value.dtype == torch.bfloat16 else value
+    weights = {part: upgrade_tensors(part, tensors) for part, tensors in weights.items()}
+    run = Run(path, upgrade_config(about["config"]), about["info"])
+    name = re.sub(r"[^\w-]", "_", str(about["checkpoint"]))
+    state = {"counters": upgrade_counters(about["counters"])}
+    return run, StoredAgent(Path(name), weights, state, dict(about["evaluation"]))
