@@ -100,7 +100,7 @@ def files(folder: Path) -> list[Path]:
 def test_what_was_written_is_read_back(small: Small) -> None:
     found = small.run.newest()
     assert found.folder.name == small.name
-    assert found.state == {"counters": {"env_steps": 10}, "metrics_bytes": 0}
+    assert found.state == {"counters": {"env_steps": 10}, "metrics_bytes": 0, "event_bytes": {}}
     for name, group in small.tensors().items():
         read = found.tensors(name)
         assert read.keys() == group.keys() and all(torch.equal(read[key], group[key]) for key in group)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.imagination import Dream, horizon_errors
 from training import pictures
 from training.run import Run
+from training.tensorboard import tag_of
 from worldmodel.base import Spec
 
 GREEN, RED = ([round(255 * part) for part in colour] for colour in (pictures.OPEN, pictures.CLOSED))
@@ -122,10 +123,15 @@ def events(run: Path) -> EventAccumulator:
 
 
 def test_tensorboard_has_every_curve(events: EventAccumulator, run: Path) -> None:
-    assert set(SCALARS) <= set(events.Tags()["scalars"])
-    for name in SCALARS:
-        written = [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]
+    tags = [tag_of(name) for name in SCALARS]
+    assert set(tags) <= set(events.Tags()["scalars"])
+    for name, tag in zip(SCALARS, tags, strict=True):
+        written = [(event.step, pytest.approx(event.value)) for event in events.Scalars(tag)]
         assert written == [(step, value) for step, found, value in runs.logged(run, name) if found == name]
+        if not tag.startswith("run/"):
+            rows = [row for row in Run.read(run).metrics.history() if name in row]
+            over_updates = [(event.step, pytest.approx(event.value)) for event in events.Scalars(f"over_updates/{tag}")]
+            assert over_updates == [(row["updates"], row[name]) for row in rows]
 
 
 def test_losses_add_up(events: EventAccumulator) -> None:
@@ -138,7 +144,7 @@ def test_losses_add_up(events: EventAccumulator) -> None:
 
 
 def test_tensorboard_has_dreams_that_move(events: EventAccumulator) -> None:
-    dreams = events.Images("dream")
+    dreams = events.Images("evaluate/dream")
     assert [event.step for event in dreams] == [24, 48, 60]
     for event in dreams:
         image = Image.open(io.BytesIO(event.encoded_image_string))
@@ -157,15 +163,33 @@ def test_tensorboard_shows_no_overlap_after_a_crash(tmp_path: Path) -> None:
     made = Run.create(tmp_path / "r", {"seed": 0, "plugins": []}, Spec((1, 4, 4), 2, False), "cpu")
     sizes = {}
     for step in range(0, 50, 10):
-        made.metrics.log(step, step // 10, {"a": float(step)})
-        sizes[step] = made.metrics.size()
+        made.metrics.log(step, 1000 * step, {"learn/a": float(step)})
+        sizes[step] = made.metrics.size(), made.metrics.tensorboard.sizes()
     made.close()
     again = Run.read(tmp_path / "r")
-    again.metrics.rewind(sizes[20], 20, 2)
+    again.metrics.rewind(*sizes[20], 20)
     for step in (30, 40):
-        again.metrics.log(step, step // 10, {"a": -float(step)})
+        again.metrics.log(step, 1000 * step, {"learn/a": -float(step)})
     again.close()
-    assert [row["a"] for row in again.metrics.history()] == [0, 10, 20, -30, -40]
-    for folder, x in ((tmp_path / "r", [0, 10, 20, 30, 40]), (tmp_path / "r" / "by_updates", [0, 1, 2, 3, 4])):
-        points = EventAccumulator(str(folder)).Reload().Scalars("a")
-        assert [(event.step, event.value) for event in points] == list(zip(x, [0, 10, 20, -30, -40], strict=True))
+    assert [row["learn/a"] for row in again.metrics.history()] == [0, 10, 20, -30, -40]
+    events = EventAccumulator(str(tmp_path / "r")).Reload()
+    for tag, scale in (("learn/a", 1), ("over_updates/learn/a", 1000)):
+        points = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert points == list(zip(np.arange(5) * 10 * scale, [0, 10, 20, -30, -40], strict=True))
+
+
+def test_a_run_of_an_earlier_version_is_resumed_without_overlap(tmp_path: Path) -> None:
+    """Its checkpoints do not say how long TensorBoard's files were: points after their step are replaced."""
+    made = Run.create(tmp_path / "r", {"seed": 0, "plugins": []}, Spec((1, 4, 4), 2, False), "cpu")
+    for step in range(0, 50, 10):
+        made.metrics.log(step, step, {"learn/a": float(step)})
+    size = made.metrics.size()
+    made.close()
+    (tmp_path / "r" / "by_updates").mkdir()  # earlier versions had the curves over updates there
+    again = Run.read(tmp_path / "r")
+    again.metrics.rewind(size, None, 20)
+    again.metrics.log(30, 30, {"learn/a": -30.0})
+    again.close()
+    points = EventAccumulator(str(tmp_path / "r")).Reload().Scalars("learn/a")
+    assert [(event.step, event.value) for event in points] == [(0, 0), (10, 10), (20, 20), (30, -30)]
+    assert list((tmp_path / "r" / "by_updates").iterdir()) == []

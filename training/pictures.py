@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 MIN_FRAME = 96  # pixels that a pane has at least, so that it can be seen
@@ -51,13 +49,6 @@ def gif(frames: Sequence[np.ndarray], milliseconds: int = 80) -> bytes:
         buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=False
     )
     return buffer.getvalue()
-
-
-def show(writer: SummaryWriter, tag: str, animation: bytes, step: int) -> None:
-    """An animated picture in TensorBoard's image tab: the GIF's bytes as they are."""
-    width, height = Image.open(io.BytesIO(animation)).size
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=animation)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def curves(folder: Path, history: Sequence[dict[str, float]]) -> None:

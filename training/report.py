@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.imagination import Dream
+from training import pictures
 from training.progress import ProgressBar, console
 from training.run import Run
 from training.schedule import Config, Schedule
@@ -23,6 +25,8 @@ class Reporter:
         self.sums: dict[str, Any] = {}  # of metrics, since the last report
         self.seconds: dict[str, float] = {}
         self.bar = ProgressBar(config.env_steps, 0)
+        self.tensorboard = run.metrics.tensorboard
+        self.tensorboard.over_updates = not (config.env_steps or config.prefill)  # it never collects
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Of one update."""
@@ -61,6 +65,25 @@ class Reporter:
             if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
         ]
         self.show(learned=f"{', '.join(losses)}, {rate['rate/updates_per_second']:.1f} updates/s")
+
+    # ---- pictures ----
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """The config, in TensorBoard."""
+        self.tensorboard.describe(config, self.schedule.counters.env_steps, self.schedule.counters.updates)
+
+    def show_dream(self, dream: Dream, temperature: float) -> None:
+        """As a film, in the run's folder and in TensorBoard."""
+        counters, film = self.schedule.counters, pictures.gif(pictures.dream_frames(dream))
+        name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
+        (self.run.folder / f"{name}.gif").write_bytes(film)
+        self.tensorboard.picture(name, film, counters.env_steps, counters.updates)
+
+    def draw_curves(self) -> None:
+        """Into the run's folder."""
+        pictures.curves(self.run.folder, self.run.metrics.history())
+
+    # ---- lines ----
 
     def log(self, values: Mapping[str, float]) -> None:
         """In the run's files, and to the caller of training.train."""

@@ -1,7 +1,7 @@
 """A run's folder: config, metrics, checkpoints, replay, pictures. It is what one trains, resumes, evaluates and shares.
 
 config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
-checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   validation/   videos/   by_updates/
+checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   validation/   videos/
 """
 
 import errno
@@ -156,7 +156,7 @@ class Run:
         """Replay's new chunks, then the checkpoint that lists them; then files that are not listed are deleted."""
         chunks = replay.save(self.replay)
         checkpoint.sync(self.replay)
-        state = {**state, "metrics_bytes": self.metrics.size()}
+        state = {**state, "metrics_bytes": self.metrics.size(), "event_bytes": self.metrics.tensorboard.sizes()}
         checkpoint.write(self.checkpoints, name, tensors, state, chunks)
         checkpoint.prune(self.checkpoints, keep)
         self.forget_chunks()

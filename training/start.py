@@ -56,6 +56,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         if initial:
             add_initial_data(trainer, initial)
         trainer.use_counters(Counters(), has_data=len(replay) > 0)
+        trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
         close(vector, run)
@@ -78,7 +79,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent))
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
-            run.metrics.rewind(0, -1, -1)
+            run.metrics.rewind(0, {}, -1)
             console.print("no checkpoint yet: starting from the beginning")
             initial = initial_data.load(config.root.data, config.root.model_from, config.root.plugins)
             if initial and initial.model is not None:
@@ -88,6 +89,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
             trainer.use_counters(Counters(), has_data=len(replay) > 0)
         elif vector is None:
             trainer.validation = list(recorded.read(run.validation))
+        trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
         close(vector, run)

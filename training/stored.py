@@ -59,6 +59,7 @@ class State(Stored):
 
     counters: CountersState
     metrics_bytes: Count
+    event_bytes: dict[str, Count] | None = Field(None, max_length=100_000)
     sums: dict[str, float] = Field({}, max_length=100_000)
     collector: CollectorState | None = None
 

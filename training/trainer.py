@@ -14,7 +14,7 @@ import envs
 from agents.agent import Agent
 from agents.base import Actor
 from envs import Vector
-from training import evaluation, pictures
+from training import evaluation
 from training.checkpoint import Checkpoint
 from training.collector import StepCollector
 from training.config import Config
@@ -201,24 +201,20 @@ class Trainer:
     # ---- evaluating and saving ----
 
     def evaluate(self) -> None:
-        """Noise-free episodes, their dreams, and the pictures in the run's folder."""
-        counters, folder, metrics = self.counters, self.run.folder, self.run.metrics
-        values, episodes = dict[str, float](), self.validation
+        """Noise-free episodes and their dreams."""
+        counters, values, episodes = self.counters, dict[str, float](), self.validation
         if self.envs:
             seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
             results, values = evaluation.evaluate(self.agent, self.idle_envs(), seeds, self.seed, self.stop)
             episodes = [result.episode for result in results]
         for temperature in self.config.temperatures:
             dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)
-            animation = pictures.gif(pictures.dream_frames(dream))
-            name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-            metrics.show(name, animation, counters.env_steps, counters.updates)
-            (folder / f"{name}.gif").write_bytes(animation)
+            self.reporter.show_dream(dream, temperature)
             values |= errors if temperature == 1 else {}
         counters.last_eval_collected, counters.last_eval_updates = self.schedule.collected, counters.updates
         counters.evaluations += 1
         self.reporter.log(values)
-        pictures.curves(folder, metrics.history())
+        self.reporter.draw_curves()
         said = f"{values['evaluate/return']:.1f}" if self.envs else f"dreams of {len(episodes)} validation episodes"
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
 
@@ -242,7 +238,7 @@ class Trainer:
         self.agent.set_random_state(checkpoint.tensors("rng"))
         self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
         self.reporter.sums = {key: torch.tensor(value) for key, value in state["sums"].items()}
-        self.run.metrics.rewind(state["metrics_bytes"], self.counters.env_steps, self.counters.updates)
+        self.run.metrics.rewind(state["metrics_bytes"], state.get("event_bytes"), self.counters.env_steps)
         if self.collector and "collector" in state:
             tensors = checkpoint.tensors("collector")
             explored = self.counters.agent_steps == self.counters.prefill_agent_steps  # whose memory it is

@@ -1,0 +1,122 @@
+"""A run in TensorBoard: one entry, that opens on what matters.
+
+TensorBoard sorts groups of tags by their names, opens the first two, and shows twelve cards of each. So evaluations
+come first, then what is learned, then the same over updates, and bookkeeping last:
+
+    evaluate/       returns, what the agent does, what it dreams
+    learn/          losses and statistics of every part; learn/dream/: errors of dreams by horizon
+    over_updates/   the curves of both over updates
+    run/            collecting, counters, seconds, rates
+
+The step is env steps, action repeat included; for a run that never collects it is updates.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+GROUPS = {"evaluate/act_ms": "run/", "evaluate/": "", "learn/": "", "dream/": "learn/"}  # others: run/
+SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-parameters: their last values
+
+
+class TensorBoard:
+    """Its files in a run's folder. They are made when something is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.over_updates = False  # whether the step is updates
+        self.writer: SummaryWriter | None = None
+
+    def open(self, purge_step: int | None = None) -> SummaryWriter:
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
+        return self.writer
+
+    def close(self) -> None:
+        writer, self.writer = self.writer, None
+        if writer:
+            writer.close()
+
+    # ---- resuming ----
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every file, for a checkpoint."""
+        if self.writer:
+            self.writer.flush()
+        return {path.name: path.stat().st_size for path in self.files()}
+
+    def rewind(self, sizes: Mapping[str, int] | None, step: int) -> None:
+        """Forget what was written after the checkpoint that is being resumed. (Steps cannot tell: there are two axes.)
+        sizes: None in checkpoints of earlier versions, whose points after a step are replaced.
+        """
+        self.close()
+        if sizes is None:
+            self.open(step + 1)
+            return
+        for path in self.files():
+            if path.name not in sizes:
+                path.unlink()
+            elif path.stat().st_size > sizes[path.name]:
+                with path.open("r+b") as file:
+                    file.truncate(sizes[path.name])
+
+    def files(self) -> list[Path]:
+        return [path for path in self.folder.glob("events.out.tfevents.*") if path.is_file() and not path.is_symlink()]
+
+    # ---- writing ----
+
+    def scalars(self, step: int, updates: int, values: Mapping[str, float]) -> None:
+        writer = self.open()
+        for name, value in values.items():
+            tag = tag_of(name)
+            writer.add_scalar(tag, value, self.x(step, updates))
+            if not (self.over_updates or tag.startswith("run/")):
+                writer.add_scalar(f"over_updates/{tag}", value, updates)
+
+    def histogram(self, name: str, values: np.ndarray, edges: Sequence[float], step: int, updates: int) -> None:
+        """How often values lie between edges."""
+        self.open().add_histogram(tag_of(name), values, self.x(step, updates), bins=edges)
+
+    def picture(self, name: str, content: bytes, step: int, updates: int) -> None:
+        """A PNG or GIF, animated or not, as it is."""
+        width, height = Image.open(io.BytesIO(content)).size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+        self.add(Summary(value=[Summary.Value(tag=f"evaluate/{name}", image=image)]), self.x(step, updates))
+
+    def describe(self, config: Mapping[str, Any], step: int, updates: int) -> None:
+        """The config as text, and the hyper-parameters, with the final score in TensorBoard's table of them."""
+        lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
+        self.open().add_text("config", "\n".join(f"    {line}" for line in lines), self.x(step, updates))
+        for summary in hparams(leaves(config), dict.fromkeys(SCORES, 0.0)):  # which only names the scores
+            self.add(summary)
+
+    def add(self, summary: Summary, x: int | None = None) -> None:
+        self.open()._get_file_writer().add_summary(summary, x)
+
+    def x(self, step: int, updates: int) -> int:
+        return updates if self.over_updates else step
+
+
+def tag_of(name: str) -> str:
+    """The tag of a metric."""
+    return next((group for known, group in GROUPS.items() if name.startswith(known)), "run/") + name
+
+
+def leaves(config: Mapping[str, Any], path: str = "") -> dict[str, str | int | float]:
+    """Hyper-parameters by their paths, agent.optimizers.model.learning_rate; what is no number as text."""
+    found: dict[str, str | int | float] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{path}{key}.")
+        elif value is not None:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            found[f"{path}{key}"] = value if number else str(value)
+    return found
