@@ -16,6 +16,7 @@ from training import agent_file
 from training.build import trained_agent
 from training.run import Run, RunError
 from training.trained import recorded_evaluation
+from worldmodel import files
 from worldmodel.base import ConfigError
 
 
@@ -50,7 +51,7 @@ def export(folder: Path, file: Path, weights: str, megabytes: float, plugins: Se
         content = agent_file.serialised(run, checkpoint, tensors, evaluation)
     if len(content) > megabytes * 1e6:
         raise ValueError(f"it has {len(content) / 1e6:.1f} MB, more than {megabytes:g}: --megabytes raises the limit")
-    agent_file.write(file, content)
+    files.write(file, content)
     return len(content)
 
 

@@ -35,8 +35,8 @@ from training.build import build_actor  # noqa: E402
 from training.components import find  # noqa: E402
 from training.evaluation import train_in_imagination  # noqa: E402
 from training.progress import console  # noqa: E402
-from training.run import commit  # noqa: E402
 from training.trained import TrainedRun  # noqa: E402
+from training.versions import commit  # noqa: E402
 from worldmodel.base import Batch, Spec, WorldModel, tree_map  # noqa: E402
 
 EPISODES, STEPS, STARTS = 100, 50, 64

@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from training import checkpoint  # noqa: E402
-from training.run import Run, commit  # noqa: E402
+from training.run import Run  # noqa: E402
+from training.versions import commit  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 
 EPISODE, SAVE_EVERY = 5, 3
@@ -39,12 +40,12 @@ RECIPE = [
 ]  # fmt: skip
 # A save of this tiny recipe is over in a few milliseconds: writing is slowed down, so that a kill can hit it anywhere.
 SLOWLY = """
-import time, training.checkpoint as c, worldmodel.replay.episodes as r
+import os, time, training.checkpoint as c
 def slowed(function):
     def slow(*args, **kwargs):
         time.sleep(0.005); result = function(*args, **kwargs); time.sleep(0.005); return result
     return slow
-c.write_synced, c.sync, r.os.fsync = slowed(c.write_synced), slowed(c.sync), slowed(r.os.fsync)
+c.write_synced, c.sync, os.fsync = slowed(c.write_synced), slowed(c.sync), slowed(os.fsync)
 """
 MAIN = "import runpy, sys; sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
 

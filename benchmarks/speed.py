@@ -35,7 +35,7 @@ from agents.imagination import imagined_return  # noqa: E402
 from benchmarks.plain import Plain  # noqa: E402
 from training import build, command_line  # noqa: E402
 from training.config import check_section  # noqa: E402
-from training.run import commit  # noqa: E402
+from training.versions import commit  # noqa: E402
 from worldmodel.base import Spec  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 from worldmodel.replay.episodes import Episode  # noqa: E402

@@ -154,7 +154,7 @@ def test_other_files_are_not_taken_for_agents(run: Path, file: Path, monkeypatch
     refused(file.with_name("absent"), "is not a run")
     monkeypatch.setattr(agent_file, "LARGEST", 100)
     file.write_bytes(b" " * 101)
-    refused(file, "it has 101 bytes, an agent's file at most 100")
+    refused(file, "it has 101 bytes, more than the 100 that are expected")
 
 
 def signed(content: bytes, **changes: Any) -> bytes:

@@ -185,7 +185,7 @@ def test_spoiled_files_are_named_and_the_previous_checkpoint_is_taken(
 ) -> None:
     newest = small.run.checkpoints / small.name
     for path in files(newest):
-        if spoil is swapped and path.name in ("actor.safetensors", "optim.safetensors", "rng.safetensors", MANIFEST):
+        if spoil is swapped and path.name not in ("model.safetensors", "state.json"):
             continue  # the same in both; and a manifest's own swap is tested below
         good = path.read_bytes()
         spoil(path)
@@ -255,10 +255,10 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_none_half_listed(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         small.save(keep=3)
         patch.setattr(checkpoint.shutil, "rmtree", killed)
-        checkpoint.prune(small.run.checkpoints, 2)
+        small.run.rotation.prune(2)
     listed = checkpoint.names(small.run.checkpoints)
     assert [checkpoint.verify(small.run.checkpoints / name).folder.name for name in listed] == [small.name, listed[1]]
-    checkpoint.prune(small.run.checkpoints, 2)
+    small.run.rotation.prune(2)
     assert len(list(small.run.checkpoints.iterdir())) == 2
 
 
@@ -287,8 +287,73 @@ def test_chunks_stay_while_a_manifest_cannot_be_read(small: Small) -> None:
     emptied(small.run.checkpoints / "step-00000005-00000005" / MANIFEST)
     orphan = small.run.replay / f"{'0' * 64}.npz"
     orphan.write_bytes(b"perhaps of the damaged one")
-    small.run.forget_chunks()
+    small.run.rotation.forget_chunks()
     assert orphan.exists()
+
+
+def step(number: int) -> str:
+    return f"step-{number:08d}-{number:08d}"
+
+
+def test_damaged_checkpoints_do_not_push_out_the_one_that_was_restored(empty: Small, tmp_path: Path) -> None:
+    """The two newest are damaged, an older one is restored from a copy, as is advised, and training goes on."""
+    for _ in range(4):
+        empty.live()
+        shutil.copytree(empty.save(), tmp_path / "copies" / empty.name)
+    for number in (15, 20):
+        emptied(empty.run.checkpoints / step(number) / "model.safetensors")
+    shutil.copytree(tmp_path / "copies" / step(10), empty.run.checkpoints / step(10))
+    again = Small.__new__(Small)
+    again.run, again.replay, again.step = empty.run, Replay(CONFIG, SPEC), 10
+    again.replay.load(empty.run.replay, checkpoint.verify(empty.run.checkpoints / step(10)).chunks)
+    again.live()
+    again.step = 12
+    again.save()
+    assert loaded(empty.run)[0] == step(12)
+    assert {step(10), step(12)} <= set(checkpoint.names(empty.run.checkpoints))
+    for number in (16, 18, 21, 23):  # it comes by the damaged ones, which go then
+        again.live()
+        again.step = number
+        again.save()
+        assert loaded(empty.run)[0] == step(number) or number < 20
+    assert checkpoint.names(empty.run.checkpoints) == [step(23), step(21)]
+
+
+@pytest.mark.parametrize("change", ["a missing chunk", "a chunk that was found damaged", "a file changed meanwhile"])
+def test_what_cannot_be_resumed_does_not_count(small: Small, change: str) -> None:
+    if change == "a missing chunk":
+        (small.run.replay / f"{small.replay.pieces[-1].digest}.npz").unlink()
+        small.replay.pieces.pop()
+    elif change == "a chunk that was found damaged":
+        small.run.rotation.torn.add(small.name)
+    else:
+        emptied(small.run.checkpoints / small.name / "optim.safetensors")
+    small.step += 1
+    small.save()
+    assert checkpoint.names(small.run.checkpoints) == [step(11), step(10), step(5)]
+
+
+def test_empty_folders_and_other_names_are_no_checkpoints(small: Small) -> None:
+    for name in ("step-99999999-99999999", "step-99999998-00000000-0000", "step-notes", "step-1-2.bak"):
+        (small.run.checkpoints / name).mkdir()
+    (small.run.checkpoints / "step-notes" / "mine.txt").write_text("keep")
+    (small.run.checkpoints / "step-77777777-77777777").write_text("no folder")
+    assert loaded(small.run) == (small.name, [])
+    small.live()
+    small.save()
+    assert checkpoint.names(small.run.checkpoints) == [small.name, step(10)]
+    assert (small.run.checkpoints / "step-notes" / "mine.txt").read_text() == "keep"
+
+
+def test_what_is_not_ours_stays_in_replay(small: Small) -> None:
+    (small.run.replay / ".ipynb_checkpoints").mkdir()
+    (small.run.replay / f"{'1' * 64}.npz").mkdir()  # not even a folder with a chunk's name
+    for name in ("notes.txt", "other.npz", f"{'0' * 63}.npz"):
+        (small.run.replay / name).write_text("mine")
+    before = {path.name for path in small.run.replay.iterdir()}
+    small.live()
+    small.save()
+    assert before < {path.name for path in small.run.replay.iterdir()}
 
 
 # ---- a full disk ----
@@ -416,7 +481,7 @@ def test_a_manifest_that_is_no_json_is_only_damaged(small: Small, content: bytes
 def test_an_endless_manifest_is_not_read(small: Small) -> None:
     folder = small.run.checkpoints / small.name
     os.truncate(folder / MANIFEST, 1 << 40)  # sparse
-    with pytest.raises(Damaged, match="larger than"):
+    with pytest.raises(Damaged, match="more than the 67,108,864 that are expected"):
         checkpoint.verify(folder)
 
 
@@ -458,7 +523,7 @@ def test_safetensors_garbage_is_refused_although_its_digest_is_right(small: Smal
 def test_a_manifest_that_leaves_files_out_is_damaged(small: Small) -> None:
     folder = small.run.checkpoints / small.name
     manifest = json.loads((folder / MANIFEST).read_text())
-    for name in list(manifest["files"]):
+    for name in checkpoint.FILES:  # runs of earlier versions have no copies of config.yaml and run.json
         rest = {key: value for key, value in manifest["files"].items() if key != name}
         (folder / MANIFEST).write_text(json.dumps(manifest | {"files": rest}))
         with pytest.raises(Damaged, match=f"{small.name}.*{name}"):

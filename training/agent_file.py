@@ -7,7 +7,6 @@ read with pickle, and cannot name code: components are looked up as a run's are 
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from training.checkpoint import Checkpoint, write_synced
+from training.checkpoint import Checkpoint
 from training.legacy import upgrade_config, upgrade_counters, upgrade_tensors
 from training.run import Run, RunError
+from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 
 SUFFIX = ".agent"
@@ -55,13 +55,6 @@ def open_trained(place: Path) -> tuple[Run, Checkpoint | StoredAgent]:
 
 
 # ---- writing ----
-
-
-def write(path: Path, content: bytes) -> None:
-    """Written aside, then renamed. Errors: OSError."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    write_synced(temporary, content)
-    temporary.replace(path)
 
 
 def serialised(
@@ -111,10 +104,7 @@ def read(path: Path) -> tuple[Run, StoredAgent]:
 
 def checked_bytes(path: Path) -> bytes:
     """The file's content, whose header, size and digest are right. Errors: RunError, OSError."""
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise RunError(f"it has {size:,} bytes, an agent's file at most {LARGEST:,}")
-    with path.open("rb") as file:
+    with files.opened(path, LARGEST, follow=True) as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= LARGEST_HEADER else b""
         found = DIGEST.search(header)

@@ -43,7 +43,11 @@ def trained_agent(run: Run, checkpoint: Checkpoint | StoredAgent, device: str, p
     checked = config.check(plain)
     agent = build_agent(checked, run.spec)
     use_threads(checked.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
-    names = (*PARTS, "optim") if isinstance(checkpoint, Checkpoint) else PARTS
+    names: tuple[str, ...] = PARTS
+    if isinstance(checkpoint, Checkpoint):
+        names = (*PARTS, "optim")
+        for line in run.edited(checkpoint):
+            print(f"warning: {line}")
     agent.restore({name: checkpoint.tensors(name) for name in names})
     agent.env = checked.env
     return agent

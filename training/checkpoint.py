@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent: written aside, synced, listed with their digests, then renamed into place.
 
-    step-<env steps>-<updates>-<evaluations>/  model, actor, optim, rng .safetensors, state.json,
-                                               MANIFEST.json (sizes, sha256, chunks)
+    step-<env steps>-<updates>-<evaluations>/  model, actor, optim, rng .safetensors, state.json, the run's config.yaml
+                                               and run.json, MANIFEST.json (sizes, sha256, chunks)
 
 The newest folder whose manifest verifies is the one that loads. Nothing here is ever read with pickle.
 """
@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.legacy import upgrade_tensors
+from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 LARGEST_JSON = 64 << 20
+NAME = re.compile(r"step-\d+(-\d+)*")
 FILES = {"model.safetensors", "actor.safetensors", "optim.safetensors", "rng.safetensors", "state.json"}
 
 
@@ -56,7 +58,7 @@ class Checkpoint(NamedTuple):
     def read(self, name: str) -> bytes:
         listed = self.manifest["files"][name]
         try:
-            content = (self.folder / name).read_bytes()
+            content = files.read(self.folder / name, listed["bytes"])
         except OSError as error:
             raise Damaged(f"{self.folder.name}/{name} cannot be read: {error.strerror}") from error
         if len(content) != listed["bytes"]:
@@ -67,26 +69,33 @@ class Checkpoint(NamedTuple):
 
 
 def write(
-    root: Path, name: str, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], chunks: list[Chunk]
-) -> Path:
-    """Write the checkpoint `name` below root. A failure on the way (full disk, kill) leaves what was there before."""
+    root: Path,
+    name: str,
+    tensors: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    chunks: list[Chunk],
+    copies: Mapping[str, bytes],
+) -> Checkpoint:
+    """Write the checkpoint `name` below root. A failure on the way (full disk, kill) leaves what was there before.
+    copies: other files that belong to it.
+    """
     final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
     with contextlib.suppress(Damaged):  # a damaged one, that a resumed run comes by again, is replaced
-        return verify(final).folder
-    root.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
+        return verify(final)
+    files.make_folder(root)
+    files.remove(temporary)
     temporary.mkdir()
     written = 0
     try:
-        files = {}
-        for file, content in serialised(tensors, state):
-            files[file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        listed = {}
+        for file, content in (*serialised(tensors, state), *copies.items()):
+            listed[file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             write_synced(temporary / file, content)
             written += len(content)
-        manifest = {"format": FORMAT, "files": files, "chunks": [list(chunk) for chunk in chunks]}
+        manifest = {"format": FORMAT, "files": listed, "chunks": [list(chunk) for chunk in chunks]}
         write_synced(temporary / MANIFEST, json.dumps(manifest).encode())
         sync(temporary)
-        shutil.rmtree(final, ignore_errors=True)
+        files.remove(final)
         temporary.rename(final)
         sync(root)
     except OSError as error:
@@ -98,7 +107,7 @@ def write(
             "the previous checkpoint is untouched",
             str(final),
         ) from error
-    return final
+    return Checkpoint(final, manifest)
 
 
 def serialised(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -109,7 +118,7 @@ def serialised(tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> 
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with files.created(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -125,18 +134,17 @@ def sync(folder: Path) -> None:
 
 
 def names(root: Path) -> list[str]:
-    """The checkpoints below root, newest first, verified or not."""
-    found = [path.name for path in root.glob("step-*") if path.is_dir() and ".tmp-" not in path.name]
+    """The checkpoints below root, newest first, verified or not; empty folders and links are none."""
+    found = [name for name in files.entries(root) if NAME.fullmatch(name)]
+    found = [name for name in found if files.is_folder(root / name) and files.entries(root / name)]
     return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)], reverse=True)
 
 
 def verify(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, every byte checked; raises Damaged. Replay chunks are checked when they load."""
     try:
-        path = folder / MANIFEST
-        if path.stat().st_size > LARGEST_JSON:
-            raise Damaged(f"{folder.name}/{MANIFEST} is larger than {LARGEST_JSON} bytes")
-        manifest = json.loads(path.read_bytes())
+        files.check_folder(folder)
+        manifest = json.loads(files.read(folder / MANIFEST, LARGEST_JSON))
         if manifest["format"] != FORMAT:
             raise Damaged(f"{folder.name} has format {manifest['format']}, this version reads {FORMAT}")
         checkpoint = Checkpoint(folder, manifest)
@@ -159,12 +167,3 @@ def verify(folder: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise Damaged(f"{folder.name} is damaged: {type(error).__name__} {error}") from error
     return checkpoint
-
-
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves."""
-    for name in names(root)[keep:]:
-        with contextlib.suppress(OSError):
-            (root / name).rename(root / f"{name}.tmp-old")  # a kill must not leave a half deleted one listed
-    for leftover in root.glob("step-*.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)

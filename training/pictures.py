@@ -1,6 +1,7 @@
 """Pictures: open-loop predictions as animations, for TensorBoard and as files, and curves. Pillow, no ffmpeg."""
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from worldmodel import files
+
 MIN_FRAME = 96  # pixels that a pane has at least, so that it can be seen
 MARGIN = 3
+# What `curves` draws of a history.
+DRAWN = re.compile(r".*/return|evaluate/ci95|.*/loss_.*|learn/actor/(generation|population_\w+|mean_solution)")
 OPEN, CLOSED = (0.25, 0.75, 0.35), (0.9, 0.2, 0.2)  # the margin's colour while the model gets images, and without
 
 
@@ -70,6 +75,13 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
+def save(sheet: Any, path: Path) -> None:
+    """A figure as a PNG."""
+    buffer = io.BytesIO()
+    sheet.savefig(buffer, format="png")
+    files.write(path, buffer.getvalue())
+
+
 def losses(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     """Every loss over updates, one panel each."""
     names = sorted({name for row in history for name in row if "/loss_" in name})
@@ -85,7 +97,7 @@ def losses(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
     sheet.suptitle(f"{title}: losses over updates", fontsize=10)
-    sheet.savefig(path)
+    save(sheet, path)
 
 
 def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
@@ -119,7 +131,7 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    sheet.savefig(path)
+    save(sheet, path)
 
 
 def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
@@ -133,7 +145,7 @@ def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None
     axes.set(xlabel="temperature of the dream in which the controller was evolved", ylabel="return", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    sheet.savefig(path)
+    save(sheet, path)
 
 
 def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
@@ -169,4 +181,4 @@ def generations(path: Path, history: Sequence[dict[str, float]], title: str) -> 
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    sheet.savefig(path)
+    save(sheet, path)

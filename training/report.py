@@ -76,12 +76,11 @@ class Reporter:
         """As a film, in the run's folder and in TensorBoard."""
         counters, film = self.schedule.counters, pictures.gif(pictures.dream_frames(dream))
         name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-        (self.run.folder / f"{name}.gif").write_bytes(film)
-        self.tensorboard.picture(name, film, counters.env_steps, counters.updates)
+        self.run.metrics.film(name, film, counters.env_steps, counters.updates)
 
     def draw_curves(self) -> None:
         """Into the run's folder."""
-        pictures.curves(self.run.folder, self.run.metrics.history())
+        self.run.metrics.draw_curves()
 
     # ---- lines ----
 

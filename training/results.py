@@ -15,8 +15,9 @@ from agents.agent import Agent
 from training import evaluation, pictures
 from training.progress import console
 from training.rollout import EpisodeResult, mean_ci95
-from training.run import commit, replace
 from training.trained import TrainedRun
+from training.versions import commit
+from worldmodel import files
 from worldmodel.base import ConfigError
 
 VIDEOS = 3
@@ -45,7 +46,7 @@ def evaluate_one(
         score, count = trained.recorded["return"], trained.recorded["episodes"]
         console.print(f"recorded when it was exported: return {score:.1f} over {count} episodes")
     folder = trained.results_folder()
-    replace(folder / "evaluation.json", json.dumps(result, indent=2))
+    files.write(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     if video:
         videos(folder / "videos", agent, results, trained.seed)
 
@@ -81,7 +82,7 @@ def compare(
             f"{seconds:.0f} s" if seconds else "",
         )
     console.print(table)
-    replace(folder / "comparison.json", json.dumps(found, indent=2))
+    files.write(folder / "comparison.json", json.dumps(found, indent=2).encode())
 
 
 def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: int, generations: int) -> None:
@@ -114,17 +115,17 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
     result: dict[str, Any] = {"rows": rows, "dream_horizon": section.horizon, "generations": generations}
     result |= {"episodes": episodes, "seed": trained.seed, "commit": commit()}
     folder = trained.results_folder()
-    replace(folder / "temperatures.json", json.dumps(result, indent=2))
+    files.write(folder / "temperatures.json", json.dumps(result, indent=2).encode())
     pictures.temperatures(folder / "temperatures.png", rows, folder.name)
 
 
 def videos(folder: Path, agent: Agent, results: Sequence[EpisodeResult], seed: int) -> None:
     """Every episode of the first few as a GIF, and their open-loop dreams."""
-    folder.mkdir(exist_ok=True)
+    files.make_folder(folder)
     for number, result in enumerate(results[:VIDEOS]):
         images: Tensor = torch.from_numpy(result.episode.image[None]).float() / 255
         frames = pictures.video_frames([images], len(result.episode.image))
-        (folder / f"episode-{number}.gif").write_bytes(pictures.gif(frames))
+        files.write(folder / f"episode-{number}.gif", pictures.gif(frames))
     dream, _ = evaluation.dreams(agent, [result.episode for result in results], seed)
-    (folder / "dream.gif").write_bytes(pictures.gif(pictures.dream_frames(dream)))
+    files.write(folder / "dream.gif", pictures.gif(pictures.dream_frames(dream)))
     console.print(f"videos are in {folder}")

@@ -4,38 +4,37 @@ config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  
 checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   validation/   videos/
 """
 
-import errno
-import fcntl
-import importlib.metadata
+import contextlib
 import json
 import os
 import platform
 import shlex
-import socket
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import yaml
 from torch import Tensor
 
-from training import checkpoint
+from training import checkpoint, lock, versions
 from training.checkpoint import Checkpoint
-from training.components import ROOT, nearest
+from training.components import nearest
 from training.legacy import upgrade_config, upgrade_spec
+from training.lock import RunError
 from training.metrics import Metrics
+from training.plain import LARGEST_CONFIG, read_json, read_yaml, shown
+from training.rotation import Rotation
+from worldmodel import files
 from worldmodel.base import Spec
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode, read_chunk
 
-PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+FOLDERS = ("checkpoints", "replay", "validation", "held_out", "videos")  # that a run may have inside
 
+PARSED: dict[str, Callable[[bytes], Any]] = {"config.yaml": read_yaml, "run.json": read_json}
 
-class RunError(RuntimeError):
-    """What is wrong with a run's folder, and what to do."""
+__all__ = ["Run", "RunError"]
 
 
 class Run:
@@ -48,13 +47,15 @@ class Run:
         self.checkpoints, self.replay = folder / "checkpoints", folder / "replay"
         self.metrics = Metrics(folder)
         self.validation = folder / ("held_out" if (folder / "held_out").is_dir() else "validation")
-        self.lock_file: IO[str] | None = None
+        self.written: dict[str, bytes] = {}  # config.yaml and run.json, as they are
+        self.rotation = Rotation(self.checkpoints, self.replay)
+        self.lock_file: BinaryIO | None = None
 
     # ---- the folder ----
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        return (folder / "run.json").exists()
+        return os.path.lexists(folder / "run.json")
 
     @staticmethod
     def create(
@@ -71,21 +72,20 @@ class Run:
             "plugins": config["plugins"],
             "device": device,
             "threads": threads,
-            "commit": commit(),
+            "commit": versions.commit(),
             "python": platform.python_version(),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": versions.packages(),
             "command": " ".join(sys.argv),
         }
-        if any((folder / "checkpoints").glob("step-*")) and not Run.exists(folder):
-            raise RunError(
-                f"{folder} holds checkpoints, but no run.json: restore that from a copy, or choose another run=..."
-            )
+        check_not_lost(folder)
         run = Run(folder, config, info).lock()
         if Run.exists(folder):
             run.close()
             raise RunError(f"{folder} has just been begun by another process: give the same command again to go on")
-        replace(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        replace(folder / "run.json", json.dumps(info, indent=2))
+        run.written["config.yaml"] = yaml.safe_dump(config, sort_keys=False).encode()
+        run.written["run.json"] = json.dumps(info, indent=2).encode()
+        for name, content in run.written.items():
+            files.write(folder / name, content)
         return run
 
     @staticmethod
@@ -95,14 +95,24 @@ class Run:
             known = [path.parent.name for path in folder.parent.glob("*/run.json")]
             there = f"; runs beside it: {', '.join(sorted(known))}{nearest(folder.name, known)}" if known else ""
             raise RunError(f"{folder} is not a run: it has no run.json{there}")
+        name = ""
         try:
-            config = yaml.safe_load((folder / "config.yaml").read_text("utf8"))
-            info = json.loads((folder / "run.json").read_text("utf8"))
+            check_inside(folder)
+            written = {name: files.read(folder / name, LARGEST_CONFIG) for name in PARSED}
+            values = {}
+            for name, content in written.items():
+                values[name] = PARSED[name](content)
+            config = values["config.yaml"]
             if not isinstance(config, dict):
                 raise ValueError("config.yaml is not a mapping")
-            return Run(folder, upgrade_config(config), info)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise RunError(f"{folder} is damaged: {error}") from error
+            run = Run(folder, upgrade_config(config), values["run.json"])
+        except OSError as error:
+            place = Path(str(error.filename)).name
+            raise RunError(f"{folder} is damaged: {place}: {error.strerror}{copies(folder, place)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{folder} is damaged: {error}{copies(folder, name)}") from error
+        run.written = written
+        return run
 
     def require_plugins(self, plugins: Any) -> None:
         """A run cannot name code: who loads it says which packages its components may come from. Errors: RunError."""
@@ -123,24 +133,8 @@ class Run:
         return shlex.join(["python", "train.py", *words, *changes])
 
     def lock(self) -> "Run":
-        """Become the only writer. The system releases the lock when the process ends, however. Errors: RunError."""
-        path = self.folder / "lock"
-        try:
-            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
-        except OSError as error:
-            raise RunError(f"{path} cannot be opened to hold the run: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            with file:
-                holder = file.read().strip() or "another process"
-            if error.errno in NO_LOCKS:
-                raise RunError(f"{self.folder}: this disk has no file locks ({error.strerror}): use another") from error
-            raise RunError(f"{self.folder} is being trained by {holder}") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        self.lock_file = file
+        """Become the only writer. Errors: RunError."""
+        self.lock_file = lock.acquire(self.folder)
         return self
 
     def close(self) -> None:
@@ -157,22 +151,7 @@ class Run:
         chunks = replay.save(self.replay)
         checkpoint.sync(self.replay)
         state = {**state, "metrics_bytes": self.metrics.size(), "event_bytes": self.metrics.tensorboard.sizes()}
-        checkpoint.write(self.checkpoints, name, tensors, state, chunks)
-        checkpoint.prune(self.checkpoints, keep)
-        self.forget_chunks()
-
-    def forget_chunks(self) -> None:
-        """Delete the chunks that no kept checkpoint lists: evicted ones, and what interrupted saves have left."""
-        listed: set[str] = set()
-        for name in checkpoint.names(self.checkpoints):
-            try:
-                manifest = json.loads((self.checkpoints / name / checkpoint.MANIFEST).read_bytes())
-                listed |= {digest for digest, *_ in manifest["chunks"]}
-            except (OSError, ValueError, KeyError, TypeError):
-                return  # a damaged manifest may be mended by hand: delete nothing
-        for path in self.replay.iterdir():
-            if path.suffix != ".npz" or path.stem not in listed:
-                path.unlink()
+        self.rotation.rotate(checkpoint.write(self.checkpoints, name, tensors, state, chunks, self.written), keep)
 
     def verified(self, report: Any = print) -> Iterator[Checkpoint]:
         """The complete checkpoints, newest first. Every damaged one is reported, never passed over in silence."""
@@ -191,37 +170,51 @@ class Run:
             return found
         raise RunError(f"{self.folder} has no complete checkpoint to load; train it: {self.command()}")
 
+    def edited(self, checkpoint: Checkpoint) -> list[str]:
+        """What to say if config.yaml or run.json are not as they were when a checkpoint was written."""
+        lines = []
+        for name in [name for name in PARSED if name in checkpoint.manifest["files"] and name in self.written]:
+            before = checkpoint.read(name)
+            changes = (
+                [] if before == self.written[name] else differences(*map(PARSED[name], (before, self.written[name])))
+            )
+            if changes:
+                what = "; ".join(f"{key}: {shown(old)} then, {shown(new)} now" for key, old, new in changes[:5])
+                copy = shlex.join(["cp", str(checkpoint.folder / name), str(self.folder / name)])
+                more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
+                lines.append(f"{name} was changed since {checkpoint.folder.name} ({what}{more}); to undo that: {copy}")
+        return lines
+
     def episodes(self, checkpoint: Checkpoint) -> Iterator[Episode]:
         """The episodes in a checkpoint's replay, one by one. Errors: DamagedChunk."""
         return (read_chunk(self.replay / f"{chunk.digest}.npz", chunk, self.spec) for chunk in checkpoint.chunks)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    checkpoint.write_synced(temporary, text.encode())
-    temporary.replace(path)
+def check_inside(folder: Path) -> None:
+    """Errors: OSError, if a part of a run's folder leads out of it."""
+    for name in FOLDERS:
+        files.check_folder(folder / name)
+    for name in ("validation", "held_out"):  # whose files are read as any recorded episodes are
+        for file in files.entries(folder / name):
+            files.opened(folder / name / file).close()
 
 
-def commit() -> str | None:
-    """The code's commit, with a '+' if it was changed since; without a repository what WORLDMODEL_COMMIT says."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("WORLDMODEL_COMMIT")  # benchmarks/gpu.sh
+def check_not_lost(folder: Path) -> None:
+    """Errors: RunError, if there was a run whose run.json is gone: it must not be begun anew over what is left."""
+    left = [name for name in ("checkpoints", "replay", "metrics.jsonl") if os.path.lexists(folder / name)]
+    if left and not Run.exists(folder):
+        copy = copies(folder, "run.json") or ": restore that from a copy, or choose another run=..."
+        raise RunError(f"{folder} holds {' and '.join(left)}, but no run.json{copy}")
 
 
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def copies(folder: Path, name: str) -> str:
+    """How to restore a file of a run from the copy in its newest checkpoint that has one."""
+    with contextlib.suppress(OSError):
+        for checkpoint_name in checkpoint.names(folder / "checkpoints"):
+            path = folder / "checkpoints" / checkpoint_name / name
+            if name and path.is_file():
+                return f"; there is a copy: {shlex.join(['cp', str(path), str(folder / name)])}"
+    return ""
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

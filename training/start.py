@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 import envs
 from agents.agent import Agent
 from envs import Vector
+from training import checkpoint as checkpoints
 from training import initial_data
 from training.build import build_actor, build_agent
 from training.checks import check_learning
@@ -21,6 +21,7 @@ from training.run import Run, RunError
 from training.schedule import Counters
 from training.threads import use_threads
 from training.trainer import Trainer
+from worldmodel import files
 from worldmodel.base import Spec
 from worldmodel.replay import recorded, storage
 from worldmodel.replay.buffer import Replay
@@ -184,7 +185,7 @@ def add_initial_data(trainer: Trainer, initial: InitialData) -> None:
     count, run = 0, trainer.run
     if trainer.envs is None:
         count = min(trainer.config.eval_episodes, max(1, len(initial.lengths) // 10))
-        run.validation.mkdir(exist_ok=True)
+        files.make_folder(run.validation)
     for number, episode in enumerate(initial.episodes):
         if number < len(initial.lengths) - count:
             trainer.replay.add(episode)
@@ -204,13 +205,16 @@ def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:
             damage = str(error)
             console.print(f"{checkpoint.folder.name} cannot be resumed exactly: {error}")
             trainer.replay.clear()
+            run.rotation.torn.add(checkpoint.folder.name)
             continue
+        for line in run.edited(checkpoint):
+            console.print(f"warning: {line}")
         trainer.load(checkpoint)
         console.print(f"resumed from {checkpoint.folder.name}")
         return True
     if damage:
         raise RunError(f"{damage}; to continue without the damaged episodes: {run.command('skip_damaged=true')}")
-    if any(".tmp-" not in path.name for path in Path(run.checkpoints).glob("step-*")):
+    if any(checkpoints.NAME.fullmatch(name) for name in files.entries(run.checkpoints)):
         raise RunError(
             f"no checkpoint in {run.checkpoints} is complete: restore one from a copy, or train under another name"
         )

@@ -11,8 +11,9 @@ come first, then what is learned, then the same over updates, and bookkeeping la
 The step is env steps, action repeat included; for a run that never collects it is updates.
 """
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,27 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from training.attempts import Attempts
+from worldmodel import files
+
 GROUPS = {"evaluate/act_ms": "run/", "evaluate/": "", "learn/": "", "dream/": "learn/"}  # others: run/
+NAME = "TensorBoard's files"  # in messages
 SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-parameters: their last values
 
 
 class TensorBoard:
-    """Its files in a run's folder. They are made when something is written."""
+    """Its files in a run's folder. They are made when something is written; if that fails, they are given up for new
+    ones at the next time.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, attempt: Attempts) -> None:
+        self.folder, self.attempt = folder, attempt
         self.over_updates = False  # whether the step is updates
         self.writer: SummaryWriter | None = None
 
     def open(self, purge_step: int | None = None) -> SummaryWriter:
+        if self.writer and not self.files():  # deleted: the thread that writes would fail
+            self.close()
         if self.writer is None:
             self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
         return self.writer
@@ -43,30 +52,44 @@ class TensorBoard:
     def close(self) -> None:
         writer, self.writer = self.writer, None
         if writer:
-            writer.close()
+            with self.attempt(NAME):
+                writer.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What fails inside is counted."""
+        with self.attempt(NAME):
+            try:
+                yield
+            except BaseException:
+                self.close()
+                raise
 
     # ---- resuming ----
 
-    def sizes(self) -> dict[str, int]:
-        """The bytes of every file, for a checkpoint."""
-        if self.writer:
-            self.writer.flush()
-        return {path.name: path.stat().st_size for path in self.files()}
+    def sizes(self) -> dict[str, int] | None:
+        """The bytes of every file, for a checkpoint. None, if that is not known."""
+        found = None
+        with self.writing():
+            if self.writer:
+                self.writer.flush()
+            found = {path.name: path.stat().st_size for path in self.files()}
+        return found
 
     def rewind(self, sizes: Mapping[str, int] | None, step: int) -> None:
         """Forget what was written after the checkpoint that is being resumed. (Steps cannot tell: there are two axes.)
         sizes: None in checkpoints of earlier versions, whose points after a step are replaced.
         """
         self.close()
-        if sizes is None:
-            self.open(step + 1)
-            return
-        for path in self.files():
-            if path.name not in sizes:
-                path.unlink()
-            elif path.stat().st_size > sizes[path.name]:
-                with path.open("r+b") as file:
-                    file.truncate(sizes[path.name])
+        with self.writing():
+            if sizes is None:
+                self.open(step + 1)
+                return
+            for path in self.files():
+                if path.name not in sizes:
+                    path.unlink()
+                elif files.make_own(path):
+                    files.truncate(path, sizes[path.name])
 
     def files(self) -> list[Path]:
         return [path for path in self.folder.glob("events.out.tfevents.*") if path.is_file() and not path.is_symlink()]
@@ -74,29 +97,33 @@ class TensorBoard:
     # ---- writing ----
 
     def scalars(self, step: int, updates: int, values: Mapping[str, float]) -> None:
-        writer = self.open()
-        for name, value in values.items():
-            tag = tag_of(name)
-            writer.add_scalar(tag, value, self.x(step, updates))
-            if not (self.over_updates or tag.startswith("run/")):
-                writer.add_scalar(f"over_updates/{tag}", value, updates)
+        with self.writing():
+            writer = self.open()
+            for name, value in values.items():
+                tag = tag_of(name)
+                writer.add_scalar(tag, value, self.x(step, updates))
+                if not (self.over_updates or tag.startswith("run/")):
+                    writer.add_scalar(f"over_updates/{tag}", value, updates)
 
     def histogram(self, name: str, values: np.ndarray, edges: Sequence[float], step: int, updates: int) -> None:
         """How often values lie between edges."""
-        self.open().add_histogram(tag_of(name), values, self.x(step, updates), bins=edges)
+        with self.writing():
+            self.open().add_histogram(tag_of(name), values, self.x(step, updates), bins=edges)
 
     def picture(self, name: str, content: bytes, step: int, updates: int) -> None:
         """A PNG or GIF, animated or not, as it is."""
-        width, height = Image.open(io.BytesIO(content)).size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-        self.add(Summary(value=[Summary.Value(tag=f"evaluate/{name}", image=image)]), self.x(step, updates))
+        with self.writing():
+            width, height = Image.open(io.BytesIO(content)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
+            self.add(Summary(value=[Summary.Value(tag=f"evaluate/{name}", image=image)]), self.x(step, updates))
 
     def describe(self, config: Mapping[str, Any], step: int, updates: int) -> None:
         """The config as text, and the hyper-parameters, with the final score in TensorBoard's table of them."""
-        lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
-        self.open().add_text("config", "\n".join(f"    {line}" for line in lines), self.x(step, updates))
-        for summary in hparams(leaves(config), dict.fromkeys(SCORES, 0.0)):  # which only names the scores
-            self.add(summary)
+        with self.writing():
+            lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
+            self.open().add_text("config", "\n".join(f"    {line}" for line in lines), self.x(step, updates))
+            for summary in hparams(leaves(config), dict.fromkeys(SCORES, 0.0)):  # which only names the scores
+                self.add(summary)
 
     def add(self, summary: Summary, x: int | None = None) -> None:
         self.open()._get_file_writer().add_summary(summary, x)

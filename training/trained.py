@@ -1,7 +1,6 @@
 """A trained run or agent's file, to be evaluated: its newest checkpoint, and actors on its model."""
 
 import functools
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,18 @@ from training.agent_file import StoredAgent, open_trained
 from training.build import build_actor, trained_agent
 from training.checkpoint import Checkpoint
 from training.command_line import component_section
+from training.plain import read_json
 from training.progress import ProgressBar
 from training.resolve import overlay
 from training.rollout import EpisodeResult, episode_seed
-from training.run import Run, RunError, commit
+from training.run import Run, RunError
+from training.versions import commit
+from worldmodel import files
 from worldmodel.base import ConfigError
 from worldmodel.replay import storage
 from worldmodel.replay.buffer import Replay
 
+LARGEST_EVALUATION = 16 << 20  # bytes of evaluation.json, which lists every return
 EVALUATE = 3  # stream of randomness: other episodes than those that training evaluates on
 
 
@@ -161,7 +164,7 @@ def recorded_evaluation(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     """What evaluate.py wrote of a run's own actor on this checkpoint. Errors: RunError, if it did not."""
     path, command = run.folder / "evaluation.json", f"python evaluate.py {run.folder} --episodes 10"
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf8"))
+        found: dict[str, Any] = read_json(files.read(path, LARGEST_EVALUATION), LARGEST_EVALUATION)
         own = found["checkpoint"] == checkpoint.folder.name and found["actor"] == run.config["actor"]["name"]
     except FileNotFoundError:
         raise RunError(f"{run.folder} was not evaluated yet: {command}") from None

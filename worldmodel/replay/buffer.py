@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from worldmodel import files
 from worldmodel.base import Batch, Spec, StrictConfig
 from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
 from worldmodel.replay.storage import IN_MEMORY, Storage
@@ -169,7 +170,7 @@ class Replay:
 
     def save(self, folder: Path) -> list[Chunk]:
         """Write what is not on disk yet; return the list that belongs into the manifest."""
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         for piece in self.pieces:
             if piece.digest is None:
                 episode = self.rows(piece)

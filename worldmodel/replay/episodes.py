@@ -1,7 +1,6 @@
 """Episodes, and the immutable files that hold them: chunks, named by the digest of what they hold. Never unpickled."""
 
 import hashlib
-import os
 import shutil
 import zipfile
 import zlib
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldmodel import files
 from worldmodel.base import Spec
 from worldmodel.replay.storage import row_bytes
 
@@ -51,13 +51,9 @@ class DamagedChunk(OSError):
 
 def write_chunk(path: Path, episode: Episode) -> None:
     """Atomic: half a chunk never has its final name. One that is there already, perhaps damaged, is replaced."""
-    temporary = path.with_suffix(f".tmp-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with files.replacing(path) as file:
             np.savez_compressed(file, **episode._asdict())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
     except OSError as error:
         size, free = sum(array.nbytes for array in episode), shutil.disk_usage(path.parent).free
         raise OSError(
@@ -66,19 +62,19 @@ def write_chunk(path: Path, episode: Episode) -> None:
             "the previous checkpoint is untouched",
             str(path),
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
     """Read and verify one chunk. Sizes are checked before anything is unpacked; nothing is unpickled."""
     try:
         expected = chunk.rows * row_bytes(spec) + 4096
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > expected:
-                raise ValueError(f"it would unpack to more than the {expected} bytes of {chunk.rows} rows")
-        with np.load(path, allow_pickle=False) as arrays:
-            episode = Episode(*(arrays[name] for name in Episode._fields))
+        with files.opened(path, expected) as file:
+            with zipfile.ZipFile(file) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > expected:
+                    raise ValueError(f"it would unpack to more than the {expected} bytes of {chunk.rows} rows")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                episode = Episode(*(arrays[name] for name in Episode._fields))
         if len(episode.reward) != chunk.rows or episode.image.shape[1:] != spec.image_shape:
             raise ValueError(f"its shape is {episode.image.shape}, not {(chunk.rows, *spec.image_shape)}")
         if episode.digest() != chunk.digest:

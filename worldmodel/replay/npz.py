@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from worldmodel import files
+
 
 class RecordedError(ValueError):
     """Recorded files that cannot be learned from. Says which, why, and what to do."""
@@ -17,7 +19,7 @@ class RecordedError(ValueError):
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """Damaged or hostile files make zipfile and numpy raise nearly anything; here it becomes RecordedError."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with files.opened(path, follow=True) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except RecordedError:
         raise

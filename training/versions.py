@@ -1,0 +1,33 @@
+"""Which code and which libraries a run was made with."""
+
+import contextlib
+import importlib.metadata
+import os
+import subprocess
+
+from training.components import ROOT
+
+PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
+
+
+def commit() -> str | None:
+    """The code's commit, with a '+' if it was changed since; without a repository what WORLDMODEL_COMMIT says."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("WORLDMODEL_COMMIT")  # benchmarks/gpu.sh
+
+
+def packages() -> dict[str, str | None]:
+    """Versions of what results depend on; None: it is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
