@@ -17,6 +17,7 @@ from agents.base import Actor, ActorInfo, Carry, Mode, Play, no_plan
 from agents.device import DTYPES, choose_device, choose_precision, default_generator, keep_freed_memory
 from agents.graphs import Graphed, compile_steps, cuda_graph
 from agents.imagination import observe_sequence
+from agents.loaded import check_random_state, check_tensors
 from agents.optimizers import OptimizerConfig, Optimizers
 from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
 from worldmodel.networks.dense import packed_weights
@@ -194,15 +195,16 @@ class Agent:
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], report: Callable[[str], Any] = print) -> None:
         """The reverse of tensors(). Without 'optim' the agent can act but starts learning afresh. Buffers that another
-        version does not know, or has added, are reported to `report`. Errors: ValueError for what does not fit, before
-        anything is changed.
+        version does not know, or has added, are reported to `report`. Errors: ValueError for what does not fit; then
+        nothing was changed, unless it was an actor that refused its values.
         """
         for name, module in (("model", self.model), ("actor", self.actor)):
-            fits(name, module, tensors[name], report)
+            check_tensors(name, module, tensors[name], report)
         if "optim" in tensors:
             self.optimizers.restore(tensors["optim"])
         self.model.load_state_dict(tensors["model"], strict=False)
         self.actor.load_state_dict(tensors["actor"], strict=False)
+        self.actor.check_loaded()
         self.act_graph.forget()
         self.update_graph.forget()
 
@@ -212,6 +214,8 @@ class Agent:
         return states | ({"cuda": torch.cuda.get_rng_state(self.device)} if self.device.type == "cuda" else {})
 
     def set_random_state(self, states: dict[str, Tensor]) -> None:
+        """Errors: ValueError, for an impossible one."""
+        check_random_state(states)
         torch.set_rng_state(states["cpu"])
         if self.device.type == "cuda" and "cuda" in states:
             torch.cuda.set_rng_state(states["cuda"], self.device)
@@ -225,25 +229,3 @@ class Agent:
             yield
         finally:
             self.set_random_state(before)
-
-
-def fits(name: str, module: torch.nn.Module, tensors: dict[str, Tensor], report: Callable[[str], Any]) -> None:
-    """Errors: ValueError, if tensors are not what a module takes: names, shapes, types, finite numbers. Buffers may be
-    missing or left over, which is reported.
-    """
-    own, parameters = module.state_dict(), dict(module.named_parameters())
-    absent = [key for key in own if key not in tensors]
-    extra = [key for key in tensors if key not in own]
-    if any(key in parameters for key in absent):
-        raise ValueError(f"{name}: the weights of {', '.join(key for key in absent if key in parameters)} are missing")
-    for key, value in tensors.items():
-        if key in own and (own[key].shape != value.shape or own[key].dtype != value.dtype):
-            raise ValueError(
-                f"{name}: {key} is {value.dtype} {tuple(value.shape)}, not {own[key].dtype} {tuple(own[key].shape)}"
-            )
-        if key in parameters and not value.isfinite().all():
-            raise ValueError(f"{name}: {key} holds numbers that are not finite")
-    if absent:
-        report(f"{name}: {', '.join(absent)} came with a later version and start(s) afresh")
-    if extra:
-        report(f"{name}: {', '.join(extra)} is not known to this version and left out")

@@ -91,6 +91,11 @@ class Actor(nn.Module, ABC):
         Random numbers come from the generator; None is the device's default one.
         """
 
+    def check_loaded(self) -> None:
+        """Called once its parameters and buffers were loaded, whose shapes and types are checked by then and which are
+        finite. Errors: ValueError, for values that it could never have written.
+        """
+
     def loss(self, batch: Batch, states: State) -> tuple[Tensor, dict[str, Tensor]]:
         """A scalar to minimise, and metrics. states (B, T, ...): those that the model's loss has just computed from the
         batch. No gradient may reach the model but one that is meant to.

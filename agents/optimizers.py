@@ -17,6 +17,8 @@ from agents.laprop import LaProp
 from worldmodel.base import ConfigError, StrictConfig
 
 PATIENCE = 10  # non-finite updates in a row before giving up
+STATE = {"step", "exp_avg", "exp_avg_sq"}  # of a parameter, in every kind of optimiser
+SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch's, for fp16
 
 
 class OptimizerConfig(StrictConfig):
@@ -142,24 +144,43 @@ class Optimizers:
         flat = dict(tensors)
         skipped = {part: flat.pop(f"skipped/{part}", torch.zeros(())) for part in self.skipped}
         scaler = {key.removeprefix("scaler/"): flat.pop(key) for key in tensors if key.startswith("scaler/")}
+        for key, value in [*skipped.items(), *scaler.items()]:
+            known = key in skipped or (key in SCALER and set(scaler) == SCALER)
+            if not known or value.shape != () or value.is_complex() or not 0 <= float(value) < math.inf:
+                raise ValueError(f"the optimiser's state {key[:100]!r} is not a number from 0 on, or not known")
         states: dict[str, dict[int, dict[str, Tensor]]] = {part: {} for part in self.optimizers}
         where = {name: (part, i) for part, names in self.names.items() for i, name in enumerate(names)}
         for path, value in flat.items():
             name, _, key = path.rpartition("/")
             if name not in where:
-                raise ValueError(f"the optimiser's state has {path!r}, and there is no parameter of that name")
+                raise ValueError(f"the optimiser's state has {path[:100]!r}, and there is no parameter of that name")
             part, i = where[name]
-            parameter = self.optimizers[part].param_groups[0]["params"][i]
-            # The fused optimiser reads as many moments as the parameter has numbers, beyond the end of fewer ones.
-            wanted = torch.Size([]) if key == "step" else parameter.shape
-            if value.shape != wanted or not value.is_floating_point():
-                raise ValueError(f"the optimiser's state {path!r} is {value.dtype} {tuple(value.shape)}, "
-                                 f"its parameter {tuple(parameter.shape)}")  # fmt: skip
-            if not value.isfinite().all():
-                raise ValueError(f"the optimiser's state {path!r} is not finite")
+            check_moment(path, key, value, self.optimizers[part].param_groups[0]["params"][i])
             states[part].setdefault(i, {})[key] = value.clone()
+        for part, found in states.items():
+            for i, state in found.items():
+                if set(state) != STATE:
+                    raise ValueError(f"the optimiser's state of {self.names[part][i]} has not all of {sorted(STATE)}")
         for part, optimizer in self.optimizers.items():
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states[part]})
             self.skipped[part].copy_(skipped[part])
         if scaler:  # only fp16 has such a state, and only fp16 takes it
             self.scaler.load_state_dict({key: value.item() for key, value in scaler.items()})
+
+
+def check_moment(path: str, key: str, value: Tensor, parameter: Tensor) -> None:
+    """Errors: ValueError, for what the optimiser of a parameter never has. The fused one reads as many moments as the
+    parameter has numbers, beyond the end of fewer ones; and of a negative square it would take the root.
+    """
+    if key not in STATE:
+        raise ValueError(f"the optimiser's state {path[:100]!r} is not one of {sorted(STATE)}")
+    wanted = torch.Size([]) if key == "step" else parameter.shape
+    if value.shape != wanted or value.dtype != (torch.float32 if key == "step" else parameter.dtype):
+        raise ValueError(
+            f"the optimiser's state {path!r} is {value.dtype} {tuple(value.shape)}, its parameter {parameter.dtype} "
+            f"{tuple(parameter.shape)}"
+        )
+    if not value.isfinite().all():
+        raise ValueError(f"the optimiser's state {path!r} is not finite")
+    if key != "exp_avg" and (value < 0).any():
+        raise ValueError(f"the optimiser's state {path!r} is negative")

@@ -192,6 +192,29 @@ def test_a_state_of_a_parameter_that_is_not_there_is_refused() -> None:
         trio.optimizers.restore({**trio.optimizers.tensors(), "decoder/weight/exp_avg": torch.zeros(2, 3)})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_no_optimiser_has_is_refused(kind: str) -> None:
+    trio = Trio(kind=kind)
+    trio.step(0, "vision", "memory", "actor")
+    stored = trio.optimizers.tensors()
+    moments = next(name for name in stored if name.endswith("weight/exp_avg_sq"))
+    name = moments.removesuffix("/exp_avg_sq")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({moments: -stored[moments] - 1e-9}, "is negative"),
+        ({f"{name}/step": torch.tensor(-1.0)}, "is negative"),
+        ({f"{name}/step": torch.tensor(NAN)}, "is not finite"),
+        ({f"{name}/max_exp_avg_sq": stored[moments]}, "is not one of"),
+        ({f"{name}/exp_avg": None}, f"the optimiser's state of {name} has not all of"),
+        ({"skipped/vision": torch.tensor(NAN)}, "'vision' is not a number from 0 on"),
+        ({"skipped/vision": torch.zeros(3)}, "'vision' is not a number from 0 on"),
+        ({"scaler/scale": torch.tensor(1.0)}, "'scale' is not a number from 0 on, or not known"),
+    ]
+    for changes, said in wrong:
+        changed = {key: value for key, value in {**stored, **changes}.items() if value is not None}
+        with pytest.raises(ValueError, match=said):
+            trio.optimizers.restore(changed)
+
+
 # ---- an agent's ----
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import Config, check
+from training.plain import shown
 from training.run import Run
 from worldmodel.base import ConfigError
 
@@ -93,7 +94,7 @@ def overlay(base: Plain, asked: Plain, keys: Sequence[str], sections: Sequence[s
 def refuse_changes(stored: Run, plain: Plain) -> None:
     """Errors: ConfigError, if a run that exists is asked for with other values than it has."""
     changed = [
-        f"{path}: the run has {old!r}, you ask for {new!r}"
+        f"{path}: the run has {shown(old)}, you ask for {shown(new)}"
         for path, old, new in differences(stored.config, plain)
         if path not in MAY_CHANGE
     ]
@@ -111,9 +112,11 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
     return [difference for found in inside for difference in found]
 
 
-def model_differences(config: Config) -> ConfigError:
-    """What to say when the weights of model_from do not fit the model that was asked for."""
+def model_differences(config: Config) -> ConfigError | None:
+    """What to say when the weights of model_from do not fit the model that was asked for, if another was asked for."""
     source = config.root.model_from
     found = differences(Run.read(Path(str(source))).config["model"], config.plain["model"])
-    lines = [f"model.{path}: {source} has {old!r}, you ask for {new!r}" for path, old, new in found]
+    lines = [f"model.{path}: {source} has {shown(old)}, you ask for {shown(new)}" for path, old, new in found]
+    if not lines:
+        return None
     return ConfigError([*lines, "model_from: the trained model must stay as it is: leave these out"])

@@ -8,6 +8,7 @@ import torch
 
 import envs
 from agents.agent import Agent
+from agents.loaded import check_tensors
 from envs import Vector
 from training import checkpoint as checkpoints
 from training import initial_data
@@ -173,11 +174,15 @@ def collected_rows(config: Config, vector: Vector | None) -> int:
 
 
 def take_model(agent: Agent, weights: dict[str, torch.Tensor], config: Config) -> None:
-    """The weights of model_from. Errors: ConfigError, if they are those of another model than was asked for."""
+    """The weights of model_from. Errors: ConfigError, if they are those of another model than was asked for; RunError,
+    if they are none.
+    """
     try:
+        check_tensors("model", agent.model, weights)
         agent.model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise model_differences(config) from error
+    except (ValueError, RuntimeError) as error:
+        differences = model_differences(config)
+        raise differences or RunError(f"{config.root.model_from}: its model cannot be taken: {error}") from error
 
 
 def add_initial_data(trainer: Trainer, initial: InitialData) -> None:

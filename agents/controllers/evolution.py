@@ -111,6 +111,16 @@ class Evolution(Actor):
         self.register_buffer("best", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("best_score", torch.tensor(-torch.inf, dtype=torch.float64))
 
+    def check_loaded(self) -> None:
+        """pycma ends in errors of its own, or never, with a covariance that is none."""
+        number, decomposed = int(self.generation), int(self.decomposed)
+        diagonal, near = self.covariance.diagonal(), self.covariance.abs().max() * 1e-6
+        symmetric = ((self.covariance - self.covariance.T).abs() <= near).all()
+        if not (0 <= decomposed <= number < 10**9 and self.sigma > 0 and (self.scales > 0).all()):
+            raise ValueError("actor: generation, sigma or scales cannot be those of CMA-ES")
+        if not (symmetric and (diagonal > 0).all()):
+            raise ValueError("actor: the covariance is none")
+
     # ---- acting ----
 
     def with_weights(self, weights: Tensor) -> ControllerActor:
