@@ -41,7 +41,8 @@ class Small:
     def live(self) -> None:
         rng = np.random.default_rng(self.step)
         image = rng.integers(0, 256, (6, *SPEC.image_shape), np.uint8)
-        action, reward = rng.normal(size=(6, 2)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+        action, reward = rng.uniform(-1, 1, (6, 2)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+        action[0], reward[0] = 0, 0
         self.replay.add(Episode(image, action, reward, np.zeros(6, bool)))
         self.step += 5
 

@@ -18,6 +18,7 @@ from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk
 from worldmodel.replay.storage import IN_MEMORY
 
 SPEC = Spec((1, 2, 2), 2, False)
+LARGEST = 2**16  # name
 
 
 def settings(capacity: int, length: int, batch: int) -> ReplayConfig:
@@ -39,23 +40,35 @@ def unsaved(ring: Replay) -> int:
 
 
 def numbered(number: int, actions: int, terminal: bool = True) -> Episode:
-    """An episode in which every row says which it is, 100 * number + row, in all of its parts."""
+    """An episode in which every row says which it is, 100 * number + row, in all of its parts; but for the first row,
+    which has neither action nor reward.
+    """
     names = 100 * number + np.arange(actions + 1)
     image = np.stack([names // 256, names % 256, names * 0, names * 0], 1).astype(np.uint8).reshape(-1, 1, 2, 2)
-    action = np.stack([names, -names], 1).astype(np.float32)
-    return Episode(image, action, names.astype(np.float32), np.arange(actions + 1) == (actions if terminal else -1))
+    reward = np.where(np.arange(actions + 1) > 0, names, 0).astype(np.float32)
+    action = np.stack([reward, -reward], 1) / LARGEST
+    return Episode(image, action, reward, np.arange(actions + 1) == (actions if terminal else -1))
+
+
+def named(image: Any) -> Any:
+    """The names of rows (..., C, Y, X)."""
+    pixels = image.reshape(*image.shape[:-3], 4)
+    return (
+        256 * pixels[..., 0].astype(int) + pixels[..., 1]
+        if isinstance(image, np.ndarray)
+        else (256 * pixels[..., 0].long() + pixels[..., 1])
+    )
 
 
 def check_sequences(batch: Batch, live: dict[int, int]) -> None:
     """Rows are those of live episodes ({number: actions}), whole; one that does not follow the one before is
     `first`."""
-    name = batch.reward.long()
+    name = named(batch.image)
     number, row = name // 100, name % 100
     last = torch.tensor([live.get(n, -1) for n in number.flatten().tolist()]).view(name.shape)
     assert ((row >= 0) & (row <= last)).all()
-    assert torch.equal(batch.action[..., 0], batch.reward) and torch.equal(batch.action[..., 1], -batch.reward)
-    pixels = batch.image.flatten(2).long()
-    assert torch.equal(256 * pixels[..., 0] + pixels[..., 1], name)
+    assert torch.equal(batch.reward.long(), torch.where(row == 0, 0, name))
+    assert torch.equal(batch.action, torch.stack([batch.reward, -batch.reward], -1) / LARGEST)
     assert torch.equal(batch.first, row == 0)
     assert torch.equal(batch.terminal, row == last)
     follows = name[:, 1:] == name[:, :-1] + 1
@@ -70,7 +83,7 @@ def test_every_row_is_drawn_equally_often_the_last_ones_too() -> None:
     assert len(ring) == 15
     batch = ring.sample(rng, batch_size=15 * 400)
     for column in range(6):
-        _, counts = np.unique(batch.reward[:, column], return_counts=True)
+        _, counts = np.unique(named(batch.image)[:, column], return_counts=True)
         assert len(counts) == 15 and chisquare(counts).pvalue > 1e-3
 
 
@@ -152,8 +165,8 @@ def give(ring: Replay, stream: int, *pieces: Episode) -> None:
 
 def rows_of(ring: Replay, stream: int) -> list[int]:
     """The names of the live rows of a stream, oldest first, as its pieces list them."""
-    parts = [ring.rows(piece).reward for piece in ring.pieces if piece.stream == stream]
-    return np.concatenate(parts).astype(int).tolist() if parts else []
+    parts = [named(ring.rows(piece).image) for piece in ring.pieces if piece.stream == stream]
+    return np.concatenate(parts).tolist() if parts else []
 
 
 def check_streams(ring: Replay, batch: Batch) -> None:
@@ -161,12 +174,12 @@ def check_streams(ring: Replay, batch: Batch) -> None:
     row, after which the newest is followed by it; and nothing else.
     """
     live = [rows_of(ring, stream) for stream in range(ring.streams)]
-    for names, first, action in zip(batch.reward.long().tolist(), batch.first.tolist(), batch.action, strict=True):
+    for names, first, reward in zip(named(batch.image).tolist(), batch.first.tolist(), batch.reward, strict=True):
         (own,) = [rows for rows in live if names[0] in rows]
         at = own.index(names[0])
         assert names == [own[(at + t) % len(own)] for t in range(len(names))]
         assert first == [name % 100 == 0 or name == own[0] for name in names]
-        assert action[:, 0].tolist() == names
+        assert reward.tolist() == [name if name % 100 else 0 for name in names]
 
 
 def test_the_pieces_of_an_episode_are_joined_without_a_seam() -> None:
@@ -187,7 +200,7 @@ def test_streams_are_interleaved_and_never_mixed() -> None:
     assert [rows_of(ring, stream) for stream in range(3)] == [[100 * (s + 1) + t for t in range(12)] for s in range(3)]
     batch = ring.sample(np.random.default_rng(0), 300, 8)
     check_streams(ring, batch)
-    assert {*(batch.reward[:, 0].long() // 100).tolist()} == {1, 2, 3}
+    assert {*(named(batch.image)[:, 0] // 100).tolist()} == {1, 2, 3}
 
 
 def test_every_row_of_every_stream_is_drawn_equally_often() -> None:
@@ -196,7 +209,7 @@ def test_every_row_of_every_stream_is_drawn_equally_often() -> None:
         give(ring, stream, *cut(numbered(stream, actions), 2))
     batch = ring.sample(np.random.default_rng(0), batch_size=15 * 400)
     for column in range(6):
-        _, counts = np.unique(batch.reward[:, column], return_counts=True)
+        _, counts = np.unique(named(batch.image)[:, column], return_counts=True)
         assert len(counts) == 15 and chisquare(counts).pvalue > 1e-3
 
 
@@ -206,13 +219,13 @@ def test_the_oldest_piece_of_the_stream_makes_room_and_the_row_after_it_is_marke
     give(ring, 0, *cut(numbered(1, 11), 4, 2, 4))  # 4 + 2 may be saved together, the others not
     assert [piece.end - piece.begin for piece in ring.pieces] == [8, 6, 6]
     batch = ring.sample(np.random.default_rng(0), 200, 12)
-    assert {*batch.reward[batch.first].long().tolist()} == {100, 500}
+    assert {*named(batch.image)[batch.first].tolist()} == {100, 500}
     ring.add(numbered(2, 1), stream=0)  # two rows more: the first six go
     assert rows_of(ring, 0) == [106, 107, 108, 109, 110, 111, 200, 201]
     assert rows_of(ring, 1) == [500 + t for t in range(8)]  # the other stream lost nothing
     batch = ring.sample(np.random.default_rng(0), 200, 12)
     check_streams(ring, batch)
-    assert {*batch.reward[batch.first].long().tolist()} == {106, 200, 500}
+    assert {*named(batch.image)[batch.first].tolist()} == {106, 200, 500}
 
 
 def test_a_piece_grows_until_it_is_saved(tmp_path: Path) -> None:
@@ -297,7 +310,8 @@ def test_a_piece_after_a_damaged_one_does_not_go_on_from_the_one_before_it(tmp_p
     for loaded in (rest, again):
         assert rows_of(loaded, 0) == [100, 101, 102, 106, 107, 108]
         batch = loaded.sample(np.random.default_rng(0), 100, 6)
-        assert {*batch.reward[batch.first].long().tolist()} == {100, 106}
+        assert {*named(batch.image)[batch.first].tolist()} == {100, 106}
+        assert not batch.reward[batch.first].any() and not batch.action[batch.first].any()
 
 
 # ---- digests ----
@@ -446,9 +460,9 @@ def test_another_episode_under_that_name_is_damaged(tmp_path: Path) -> None:
 
 def test_chunks_of_another_image_size_or_length_are_damaged(tmp_path: Path) -> None:
     path, chunk, _ = saved(tmp_path)
-    with pytest.raises(DamagedChunk, match=r"its shape is \(4, 1, 2, 2\), not \(4, 3, 1, 1\)"):
+    with pytest.raises(DamagedChunk, match=r"'image' is uint8 \(4, 1, 2, 2\), not uint8 \(4, 3, 1, 1\)"):
         read_chunk(path, chunk, Spec((3, 1, 1), 2, False))
-    with pytest.raises(DamagedChunk, match="its shape"):
+    with pytest.raises(DamagedChunk, match="'image' is uint8"):
         read_chunk(path, chunk._replace(rows=5), SPEC)
 
 
@@ -464,7 +478,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path, chunk, episode = saved(tmp_path / "replay")
     for name in Episode._fields:
         np.savez_compressed(path, **{**episode._asdict(), name: np.array([Payload()], object)})
-        with pytest.raises(DamagedChunk, match="pickle"):
+        with pytest.raises(DamagedChunk, match="holds Python objects"):
             read_chunk(path, chunk, SPEC)
     assert not (tmp_path / "unpickled").exists()
 
@@ -473,7 +487,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     path, chunk, episode = saved(tmp_path)
     np.savez_compressed(path, **{**episode._asdict(), "image": np.zeros((50_000, 1, 2, 2), np.uint8)})
     assert path.stat().st_size < 5000
-    with pytest.raises(DamagedChunk, match=r"it would unpack to more than the \d+ bytes of 4 rows"):
+    with pytest.raises(DamagedChunk, match=r"'image' is uint8 \(50000, 1, 2, 2\), not uint8 \(4, 1, 2, 2\)"):
         read_chunk(path, chunk, SPEC)
 
 
@@ -518,3 +532,80 @@ def test_unrounded_rewards_survive(tmp_path: Path) -> None:
     (chunk,) = ring.save(tmp_path)
     got = read_chunk(tmp_path / f"{chunk.digest}.npz", chunk, tiny.SPEC)
     assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(got, episode))
+
+
+# ---- chunks that are signed, but wrong ----
+
+
+def put(array: np.ndarray, at: Any, value: float) -> np.ndarray:
+    changed = array.copy()
+    changed[at] = value
+    return changed
+
+
+SIGNED: dict[str, tuple[dict[str, Any], str]] = {
+    "a wider action": ({"action": lambda a: np.zeros((4, 3), np.float32)}, r"'action' is float32 \(4, 3\)"),
+    "one action for all": ({"action": lambda a: a[:1]}, r"'action' is float32 \(1, 2\)"),
+    "a column": ({"action": lambda a: a[:, :1]}, r"'action' is float32 \(4, 1\)"),
+    "a short terminal": ({"terminal": lambda a: a[:2]}, r"'terminal' is bool \(2,\)"),
+    "rewards of two axes": ({"reward": lambda a: a[:, None]}, r"'reward' is float32 \(4, 1\)"),
+    "float images": ({"image": lambda a: a.astype(np.float32)}, "'image' is float32"),
+    "signed images": ({"image": lambda a: a.astype(np.int8)}, "'image' is int8"),
+    "other images": ({"image": lambda a: a.reshape(4, 2, 2, 1)}, r"'image' is uint8 \(4, 2, 2, 1\)"),
+    "complex rewards": ({"reward": lambda a: a.astype(np.complex64)}, "'reward' is complex64"),
+    "double rewards": ({"reward": lambda a: a.astype(np.float64)}, "'reward' is float64"),
+    "big-endian rewards": ({"reward": lambda a: a.astype(">f4")}, "'reward' is >f4"),
+    "numbers as flags": ({"terminal": lambda a: a.astype(np.uint8)}, "'terminal' is uint8"),
+    "a reward of NaN": ({"reward": lambda a: put(a, 2, np.nan)}, "'reward' is not finite"),
+    "an infinite reward": ({"reward": lambda a: put(a, 2, -np.inf)}, "'reward' is not finite"),
+    "an action of NaN": ({"action": lambda a: put(a, 2, np.nan)}, r"'action' is not in \[-1, 1\]"),
+    "a large action": ({"action": lambda a: put(a, 2, 1.1)}, r"'action' is not in \[-1, 1\]"),
+    "a death amid it": ({"terminal": lambda a: put(a, 1, True)}, "'terminal' is true before the last row"),
+    "an action before it": ({"action": lambda a: put(a, 0, 0.5)}, "its first row has an action or a reward"),
+    "a reward before it": ({"reward": lambda a: put(a, 0, 0.5)}, "its first row has an action or a reward"),
+}
+
+
+@pytest.mark.parametrize("wrong", SIGNED)
+def test_a_chunk_that_is_signed_but_wrong_is_refused(wrong: str, tmp_path: Path) -> None:
+    changes, said = SIGNED[wrong]
+    _, chunk, episode = saved(tmp_path / "good")
+    episode = episode._replace(**{name: change(getattr(episode, name)) for name, change in changes.items()})
+    chunk, path = chunk._replace(digest=episode.digest()), tmp_path / f"{episode.digest()}.npz"
+    np.savez_compressed(path, **episode._asdict())
+    with pytest.raises(DamagedChunk, match=said):
+        read_chunk(path, chunk, SPEC)
+    with pytest.raises(DamagedChunk, match=said):
+        make().load(tmp_path, [chunk])
+
+
+def test_discrete_actions_of_a_chunk_are_one_hot(tmp_path: Path) -> None:
+    spec = SPEC._replace(action_dim=3, discrete=True)
+    action = np.eye(3, dtype=np.float32)[[0, 2, 1, 0]] * (np.arange(4) > 0)[:, None].astype(np.float32)
+    for at, value, sound in (((1, 2), 1, True), ((1, 2), 0.5, False), ((1, 0), 1, False), ((1, 2), 0, False)):
+        episode = numbered(0, 3)._replace(action=put(action, at, value))
+        path = tmp_path / f"{episode.digest()}.npz"
+        np.savez_compressed(path, **episode._asdict())
+        if sound:
+            assert read_chunk(path, Chunk(path.stem, 4), spec).digest() == path.stem
+        else:
+            with pytest.raises(DamagedChunk, match="'action' is not one-hot somewhere"):
+                read_chunk(path, Chunk(path.stem, 4), spec)
+
+
+def test_a_manifest_that_lists_chunks_in_wrong_places_is_refused(tmp_path: Path) -> None:
+    ring = make()
+    give(ring, 0, *cut(numbered(1, 8), 3)[:1])
+    (begin,) = ring.save(tmp_path)
+    give(ring, 0, numbered(2, 3))
+    _, whole = ring.save(tmp_path)
+    for listed, said in (
+        ([whole, begin._replace(continuation=True)], "goes on with an episode that has ended"),
+        ([begin._replace(rows=10**12)], "1,000,000,000,000 rows; there is room for 20"),
+        ([begin._replace(rows=19)], r"'image' is uint8 \(3, 1, 2, 2\)"),
+        ([begin._replace(stream=1)], "is of stream 1 of 1"),
+    ):
+        with pytest.raises(DamagedChunk, match=said):
+            make().load(tmp_path, listed)
+    with pytest.raises(DamagedChunk, match="half of the memory that is free"):
+        read_chunk(tmp_path / f"{begin.digest}.npz", begin._replace(rows=10**12), SPEC)

@@ -184,17 +184,33 @@ class Replay:
         continuation one of these begins anew.
         """
         torn: set[int] = set()  # streams whose last chunk is left out
+        ended: set[int] = set()  # streams whose last row is a real end
+        anew: list[Piece] = []
         for chunk in chunks:
             try:
-                if chunk.stream >= self.streams:
-                    raise DamagedChunk(f"replay chunk {chunk.digest} is of stream {chunk.stream} of {self.streams}")
-                episode = read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec)
+                episode = self.read(folder, chunk, chunk.stream in ended)
             except DamagedChunk as error:
                 if skip is None:
                     raise
                 skip(f"left out: {error}")
                 torn.add(chunk.stream)
                 continue
-            self.add(episode, chunk.stream, chunk.continuation and chunk.stream not in torn)
+            begins = chunk.continuation and chunk.stream in torn
+            self.add(episode.begun() if begins else episode, chunk.stream, chunk.continuation and not begins)
+            self.pieces[-1].digest = "" if begins else chunk.digest
+            anew += [self.pieces[-1]] * begins
             torn.discard(chunk.stream)
-            self.pieces[-1].digest = chunk.digest
+            (ended.add if episode.terminal[-1] else ended.discard)(chunk.stream)
+        for piece in anew:  # to be saved; until now nothing could be added to them
+            piece.digest = None
+
+    def read(self, folder: Path, chunk: Chunk, ended: bool) -> Episode:
+        """A chunk that has its place here. ended: the last row of its stream is a real end. Errors: DamagedChunk."""
+        name = f"replay chunk {chunk.digest}"
+        if chunk.stream >= self.streams:
+            raise DamagedChunk(f"{name} is of stream {chunk.stream} of {self.streams}")
+        if chunk.rows > self.ring:
+            raise DamagedChunk(f"{name} has {chunk.rows:,} rows; there is room for {self.ring:,}")
+        if chunk.continuation and ended:
+            raise DamagedChunk(f"{name} goes on with an episode that has ended")
+        return read_chunk(folder / f"{chunk.digest}.npz", chunk, self.spec)
