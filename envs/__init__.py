@@ -4,8 +4,9 @@ import sys
 
 import gymnasium
 
+from envs import isolation
 from envs.adapter import Config
-from envs.checks import EnvError
+from envs.errors import EnvError
 from envs.vector import Vector  # before `def vector`, which then takes the module's name here
 
 __all__ = ["Config", "EnvError", "Vector", "make", "vector"]
@@ -21,5 +22,4 @@ def make(config: Config) -> gymnasium.Env:
 
     For a trained agent's own: envs.make(agent.env). Errors: EnvError.
     """
-    env: gymnasium.Env = sys.modules[type(config).__module__].build(config)
-    return env
+    return isolation.build(sys.modules[type(config).__module__].build, config)

@@ -1,4 +1,4 @@
-"""Chooses how MuJoCo renders without a screen, before MuJoCo is imported (it reads MUJOCO_GL only once).
+"""Rendering without a screen: how MuJoCo does it is chosen before it is imported (it reads MUJOCO_GL only once).
 
 The user's MUJOCO_GL wins; else EGL where it really works (GPU, or Mesa on the CPU); else OSMesa. Errors:
 EnvError with the Debian package to install."""
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from envs.checks import EnvError
+from envs.errors import EnvError
 
 PACKAGES = {"egl": "libegl1", "osmesa": "libosmesa6"}  # Debian's names
 
@@ -53,3 +53,13 @@ def choose() -> str:
     if chosen in PACKAGES:  # MuJoCo and dm_control refuse to start when the two disagree
         os.environ["PYOPENGL_PLATFORM"] = chosen
     return chosen
+
+
+def without_screen() -> None:
+    """Lets pygame, pyglet and sound work on a Linux machine without a screen; what the user has set stays. SDL's driver
+    is `offscreen`: with `dummy` some environments (highway-env) leave their pictures black.
+    """
+    if sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    for name, value in {"SDL_VIDEODRIVER": "offscreen", "SDL_AUDIODRIVER": "dummy", "PYGLET_HEADLESS": "true"}.items():
+        os.environ.setdefault(name, value)

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.adapter import Config
-from envs.checks import EnvError, where
+from envs.errors import EnvError, where
 from envs.worker import Build, Worker, start
 
 GOODBYE = 5.0  # seconds that a worker has for closing its environment

@@ -19,8 +19,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs import isolation
 from envs.adapter import Config
-from envs.checks import EnvError, where
+from envs.errors import EnvError, where
 
 Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed interface
 
@@ -64,7 +65,7 @@ class Worker(gymnasium.Env):
         """Builds the environment -> {"action": A, "discrete": bool, "time_limit": int or None}, or
         {"failure": ..}."""
         try:
-            self.env = self.build(self.config)
+            self.env = isolation.build(self.build, self.config)
             if self.env.observation_space != self.observation_space:
                 raise EnvError(
                     f"{self.config.label}: the image is {self.env.observation_space} instead of "

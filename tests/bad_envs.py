@@ -75,8 +75,10 @@ def fill(space: spaces.Space, level: int) -> Any:
     """An element of `space` in which each image has the gray level `level` (of 255)."""
     if isinstance(space, spaces.Dict):
         return {key: fill(part, level) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Box) and space.dtype == np.uint8:
-        return np.full(space.shape, level, np.uint8)
+    if isinstance(space, spaces.Tuple):
+        return tuple(fill(part, level) for part in space.spaces)
+    if isinstance(space, spaces.Box) and space.dtype.kind in "ui":
+        return np.full(space.shape, level, space.dtype)
     if isinstance(space, spaces.Box):
         return np.full(space.shape, level / 255, space.dtype)
     return space.sample()

@@ -1,5 +1,8 @@
 """Any image environment gets the one interface; bad output is refused; repeat, limits and rendering are right."""
 
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -9,8 +12,8 @@ import pytest
 from bad_envs import HWC, SIDE, Odd, fill
 from gymnasium import spaces
 
-from envs import adapter, pixels
-from envs.checks import EnvError
+from envs import adapter, pixels, rendering
+from envs.errors import EnvError
 from envs.suites import gym
 from training import components
 from worldmodel.base import ConfigError
@@ -24,7 +27,7 @@ def config(**changes: Any) -> adapter.Config:
 
 
 def image_box(*shape: int, dtype: Any = np.uint8) -> spaces.Box:
-    return spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+    return spaces.Box(0, 1 if np.issubdtype(dtype, np.floating) else 255, shape, dtype)
 
 
 GOOD = {
@@ -38,6 +41,11 @@ GOOD = {
     "float64 chw": image_box(3, SIDE, SIDE, dtype=np.float64),
     "larger": image_box(300, 200, 3),
     "dict": spaces.Dict({"camera": HWC, "speed": BOX}),
+    "int64": image_box(SIDE, SIDE, 3, dtype=np.int64),
+    "int32 chw": image_box(3, SIDE, SIDE, dtype=np.int32),
+    "nested": spaces.Dict({"sensors": spaces.Dict({"rgb": HWC, "depth": BOX}), "goal": BOX}),
+    "tuple": spaces.Tuple([BOX, HWC]),
+    "tuple in a dict": spaces.Dict({"cameras": spaces.Tuple([image_box(SIDE, SIDE, dtype=np.int64)])}),
 }
 
 
@@ -80,27 +88,139 @@ def test_an_image_is_rendered_where_the_observation_has_none() -> None:
 
 def test_the_dict_key_can_be_chosen_and_small_images_only_so() -> None:
     two = spaces.Dict({"left": HWC, "right": HWC, "map": image_box(7, 7, 3)})
-    with pytest.raises(EnvError, match="several keys hold an image: left, right"):
+    with pytest.raises(EnvError, match="several parts of the observation hold an image: left, right"):
         adapter.wrap_env(Odd(two), config())
     assert adapter.wrap_env(Odd(two), config(), image="map").reset()[0].shape == (3, 16, 20)
-    with pytest.raises(EnvError, match=r"'middle' is no image\. The keys are left, map, right"):
+    with pytest.raises(EnvError, match="there is no 'middle'; choose from left, map, right, render"):
         adapter.wrap_env(Odd(two), config(), image="middle")
 
 
+NEAR = {  # what looks like an image, and cannot be taken as one: how its numbers are meant is not known
+    "stack of gray": (image_box(4, SIDE, SIDE), "frame stack"),
+    "stack of colour": (image_box(4, SIDE, SIDE, 3), "frame stack"),
+    "stack in channels": (image_box(SIDE, SIDE, 12), "frame stack"),
+    "float 0..255": (spaces.Box(0, 255, (SIDE, SIDE, 3), np.float32), "float32 values in 0..255; wanted: integers in"),
+    "uint8 0..1": (spaces.Box(0, 1, (SIDE, SIDE, 3), np.uint8), "uint8 values in 0..1; wanted: integers in 0..255"),
+    "int64 without bounds": (
+        spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (SIDE, SIDE, 3), np.int64),
+        "int64 values in",
+    ),
+    "float without bounds": (spaces.Box(-np.inf, np.inf, (SIDE, SIDE, 3), np.float32), "float32 values in -inf..inf"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("case", NEAR)
+def test_what_looks_like_an_image_is_named_instead_of_passed_over(case: str, inside: bool) -> None:
+    """Rendering instead would learn from another picture, in silence. It is done when asked for."""
+    space, message = NEAR[case]
+    observation = spaces.Dict({"sensors": spaces.Dict({"rgb": space})}) if inside else space
+    with pytest.raises(
+        EnvError, match=rf"^odd: {'sensors/rgb' if inside else 'observation'}: the image.*{message}"
+    ) as e:
+        adapter.wrap_env(Odd(observation, render_mode="rgb_array"), config())
+    assert "env.image=render" in str(e.value)
+    env = adapter.wrap_env(Odd(observation, render_mode="rgb_array"), config(), image="render")
+    assert env.reset()[0].shape == (3, 16, 20)
+    with pytest.raises(EnvError, match=f"is no image: the image.*{message}"):
+        adapter.wrap_env(Odd(observation), config(), image="sensors/rgb" if inside else "observation")
+
+
+def test_what_was_not_taken_beside_an_image_is_noted() -> None:
+    parts = {"rgb": HWC, "depth": spaces.Box(0, 99, (SIDE, SIDE, 1), np.float32), "map": image_box(7, 7, 3), "v": BOX}
+    env = adapter.wrap_env(Odd(spaces.Dict(parts)), config())
+    small, far = env.metadata["notes"]
+    assert small == (
+        "odd: map (7, 7, 3) is not taken for an image, as it is smaller than 16 pixels; to take it: env.image=map"
+    )
+    assert far.startswith("odd: depth: the image (24, 24, 1) has float32 values in 0..99")
+    rendered = adapter.wrap_env(Odd(spaces.Dict({"map": parts["map"]}), render_mode="rgb_array"), config())
+    assert rendered.metadata["notes"] == [small]
+    assert adapter.wrap_env(Odd(parts["map"]), config(), image="observation").reset()[0].shape == (3, 16, 20)
+    assert adapter.wrap_env(Odd(), config()).metadata["notes"] == []
+
+
+RENDERS = {
+    "rgba": np.full((SIDE, SIDE, 4), (9, 9, 9, 77), np.uint8),
+    "gray": np.full((SIDE, SIDE), 9, np.uint8),
+    "gray yx1": np.full((SIDE, SIDE, 1), 9, np.uint8),
+    "int64": np.full((SIDE, SIDE, 3), 9),
+    "chw": np.full((3, SIDE, SIDE), 9, np.uint8),
+    "float": np.full((SIDE, SIDE, 3), 9 / 255, np.float32),
+}
+
+
+class Renders(Odd):
+    """Renders what it is told to."""
+
+    frame: Any = None
+
+    def render(self) -> Any:
+        return self.frame
+
+
+@pytest.mark.parametrize("case", RENDERS)
+def test_rendered_pictures_follow_the_rule_of_observed_ones(case: str) -> None:
+    odd = Renders(BOX, render_mode="rgb_array")
+    odd.frame = RENDERS[case]
+    image, _ = adapter.wrap_env(odd, config()).reset()
+    assert image.shape == (3, 16, 20) and (image == 9).all()
+
+
+@pytest.mark.parametrize("frame", [None, [RENDERS["gray"]], "picture", np.full((SIDE, SIDE, 3), 1.5), np.full(7, 1)])
+def test_what_is_rendered_and_is_no_picture_is_refused_in_one_line(frame: Any) -> None:
+    odd = Renders(BOX, render_mode="rgb_array")
+    odd.frame = frame
+    with pytest.raises(EnvError, match=r"^odd \(.*\): rendered image .*") as error:
+        adapter.wrap_env(odd, config())
+    assert "\n" not in str(error.value) and error.value.advice
+
+
+FITS = {  # of a picture of 8 x 16 with a white middle, at 8 x 8: columns that are black, gray, white
+    "stretch": [0, 0, 255, 255, 255, 255, 0, 0],
+    "crop": [255] * 8,
+    "letterbox": None,
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_wide_picture_is_stretched_cropped_or_boxed(fit: str) -> None:
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[:, 8:24] = 255
+    env = adapter.wrap_env(Odd(image_box(16, 32, 3), make=lambda step: wide), config(size=(8, 8), fit=fit))
+    image, _ = env.reset()
+    if fit == "letterbox":
+        assert (image[:, [0, 1, 6, 7]] == 0).all() and (image[:, 2:6] == FITS["stretch"]).all()
+    else:
+        assert (image == FITS[fit]).all()
+    tall = pixels.convert(wide.transpose(1, 0, 2), "YXC", (8, 8), True, fit)  # type: ignore[arg-type]
+    assert np.array_equal(tall[0], image[0].T)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("shape", [(30, 200), (200, 30), (16, 20), (100, 125)])
+def test_every_fit_gives_the_size_that_was_asked_for(fit: Any, shape: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for gray in (False, True):
+        image = pixels.convert(picture, "YXC", (16, 20), gray, fit)
+        assert image.shape == (1 if gray else 3, 16, 20) and image.flags.c_contiguous
+        assert shape != (100, 125) or np.array_equal(image, pixels.convert(picture, "YXC", (16, 20), gray))
+
+
 REFUSED = {
-    "stack of gray": (image_box(4, SIDE, SIDE), BOX, "frame stack"),
-    "stack of colour": (image_box(4, SIDE, SIDE, 3), BOX, "frame stack"),
-    "stack in channels": (image_box(SIDE, SIDE, 12), BOX, "frame stack"),
-    "float 0..255": (spaces.Box(0, 255, (SIDE, SIDE, 3), np.float32), BOX, "float in 0..1"),
-    "uint8 0..1": (spaces.Box(0, 1, (SIDE, SIDE, 3), np.uint8), BOX, "uint8 in 0..255"),
     "no image": (BOX, BOX, "no image in the observation"),
     "unbounded": (HWC, spaces.Box(-np.inf, np.inf, (2,)), "TransformAction"),
     "half bounded": (HWC, spaces.Box(0, np.inf, (2,)), "no finite bounds"),
     "absurd bounds": (HWC, spaces.Box(-3e38, 3e38, (2,), np.float32), r"beyond 1e\+06.*gymnasium\.wrappers\.Transform"),
     "one absurd bound": (HWC, spaces.Box(-1, 2e6, (2,), np.float32), r"beyond 1e\+06.*gymnasium\.wrappers\.Transform"),
-    "MultiDiscrete": (HWC, spaces.MultiDiscrete([2, 3]), "supported: Box"),
-    "Dict action": (HWC, spaces.Dict({"a": BOX}), "supported: Box"),
-    "integer Box": (HWC, spaces.Box(0, 5, (2,), np.int64), "supported: Box"),
+    "too many choices": (HWC, spaces.MultiBinary(12), "has 4,096 combinations.*at most 1,024: keep a table"),
+    "choices and numbers": (HWC, spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}), "mixes choices and numbers"),
+    "all integers": (
+        HWC,
+        spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
+        "combinations, agents here choose among at most",
+    ),
+    "text": (HWC, spaces.Text(5), "supported: Box with finite bounds, Discrete, MultiDiscrete"),
 }
 
 
@@ -110,6 +230,45 @@ def test_spaces_that_are_not_supported_are_refused_with_advice(case: str) -> Non
     with pytest.raises(EnvError, match=message) as error:
         adapter.wrap_env(Odd(observation, action), config())
     assert str(error.value).startswith("odd: ")
+
+
+CHOICES = {
+    "MultiDiscrete": (spaces.MultiDiscrete([3, 2]), 6),
+    "MultiDiscrete with a start": (spaces.MultiDiscrete([[3, 2], [1, 2]], start=[[1, 5], [0, -1]]), 12),
+    "MultiBinary": (spaces.MultiBinary(3), 8),
+    "MultiBinary of two axes": (spaces.MultiBinary((2, 2)), 16),
+    "integer Box": (spaces.Box(-1, 1, (2,), np.int64), 9),
+    "Dict": (spaces.Dict({"move": spaces.Discrete(3, start=2), "jump": spaces.MultiBinary(2)}), 12),
+    "Tuple": (spaces.Tuple([spaces.Discrete(2), spaces.Tuple([spaces.Discrete(3)])]), 6),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_combinations_become_choices_and_the_count_is_said(case: str) -> None:
+    """Every combination once, each in the environment's own space, as its own sample would be."""
+    space, count = CHOICES[case]
+    odd = Odd(HWC, space, length=1000)
+    env = adapter.wrap_env(odd, config())
+    assert env.action_space == spaces.Discrete(count)
+    assert f"one of {count} choices" in env.metadata["notes"][0]
+    env.reset()
+    for number in range(count):
+        env.step(number)
+    assert all(odd.action_space.contains(action) for action in odd.actions)
+    assert len({str(action) for action in odd.actions}) == count
+
+
+def test_boxes_side_by_side_become_one_vector() -> None:
+    low = spaces.Box(0, np.array([[1, 2]], np.float32))
+    for space in (spaces.Dict({"arm": low, "base": BOX}), spaces.Tuple([low, BOX])):
+        odd = Odd(HWC, space)
+        env = adapter.wrap_env(odd, config())
+        assert env.action_space == spaces.Box(-1, 1, (4,), np.float32) and "4 numbers" in env.metadata["notes"][0]
+        env.reset()
+        env.step(np.array([-1, 1, 0.5, -0.5], np.float32))
+        assert odd.action_space.contains(odd.actions[0])
+        arm, base = odd.actions[0].values() if isinstance(space, spaces.Dict) else odd.actions[0]
+        assert np.allclose(arm, [[0, 2]]) and np.allclose(base, [0.5, -0.5])
 
 
 def test_gymnasiums_frame_stack_is_refused_even_with_three_frames() -> None:
@@ -295,6 +454,37 @@ def test_bad_rewards_and_ends_are_refused_by_name(case: str) -> None:
         env.step(np.zeros(2, np.float32))
 
 
+OLD = {
+    "reset": (dict(result=("image",)), "reset()'s result"),
+    "step": (dict(stepped=(0, 1.0, False, {})), "step()'s result"),
+}
+
+
+class Old(Odd):
+    """Speaks the interface of old gym, in one way or another."""
+
+    result: Any = None
+    stepped: Any = None
+
+    def reset(self, **options: Any) -> Any:
+        return self.result or super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        return self.stepped or super().step(action)
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_the_old_interface_is_explained(case: str) -> None:
+    values, message = OLD[case]
+    odd = Old()
+    vars(odd).update(values)
+    env = adapter.wrap_env(odd, config())
+    with pytest.raises(EnvError, match=re.escape(message)) as error:
+        env.reset()
+        env.step(np.zeros(2, np.float32))
+    assert "not Gymnasium's interface" in error.value.advice
+
+
 def test_usual_types_of_reward_and_end_pass() -> None:
     for reward in (1, 1.0, np.float32(1), np.float64(1), np.array(1.0), True):
         for terminated in (False, np.bool_(False)):
@@ -317,10 +507,40 @@ def test_what_the_environment_raises_is_named_and_kept_as_cause() -> None:
     assert isinstance(error.value.__cause__, KeyError)
 
 
+def test_an_exception_without_a_message_is_named_by_its_place() -> None:
+    def make(step: int) -> np.ndarray:
+        if step:
+            raise AssertionError
+        return IMAGE
+
+    env = adapter.wrap_env(Odd(make=make), config())
+    env.reset()
+    with pytest.raises(EnvError, match=r"AssertionError: in make, .*test_envs_adapter\.py:\d+: raise AssertionError$"):
+        env.step(np.zeros(2, np.float32))
+
+
+class Halved(gymnasium.RewardWrapper):
+    def reward(self, reward: Any) -> float:
+        return reward / 2
+
+
+def test_the_users_own_wrappers_are_around_the_bare_environment() -> None:
+    name = f"{__name__}:Halved"
+    odd = Odd(reward=1.0)
+    env = adapter.wrap_env(odd, config(wrappers=[name, name], action_repeat=2))
+    env.reset()
+    assert env.step(np.zeros(2, np.float32))[1] == 0.5
+    for wrong in ("no_such_package:Wrap", f"{__name__}:Nothing", f"{__name__}:config"):
+        with pytest.raises(EnvError, match=f"env.wrappers: {wrong}"):
+            adapter.wrap_env(Odd(), config(wrappers=[wrong]))
+    with pytest.raises(pydantic.ValidationError, match="not of the form my_package:Wrapper"):
+        config(wrappers=["os.system"])
+
+
 @pytest.mark.parametrize(
     "change", [dict(size=(3, 16)), dict(size=(16, 2000)), dict(num_envs=0), dict(num_envs=257),
                dict(action_repeat=0),
-               dict(timeout=0), dict(time_limit=0), dict(colour=True)]
+               dict(timeout=0), dict(time_limit=0), dict(colour=True), dict(fit="squeeze")]
 )  # fmt: skip
 def test_config_refuses_what_makes_no_sense(change: dict) -> None:
     with pytest.raises(pydantic.ValidationError):
@@ -348,6 +568,48 @@ def test_a_gymnasium_id_renders_and_keeps_or_loses_its_own_limit() -> None:
 def test_a_wrong_gymnasium_id_names_the_nearest() -> None:
     with pytest.raises(EnvError, match=r"pendulum-v1: no such Gymnasium id; nearest: Pendulum-v1"):
         gym.build(gym_config("pendulum-v1"))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that registers Small-Room-v0, in the current folder only; and what belongs to old gym."""
+    (tmp_path / "my_rooms.py").write_text(
+        "import gymnasium\nfrom bad_envs import Odd\ngymnasium.register('Small-Room-v0', entry_point=Odd)\n"
+    )
+    (tmp_path / "old_rooms.py").write_text("import gym\n")
+    (tmp_path / "gym.py").write_text("import types\nenvs = types.SimpleNamespace(registry={'Old-Room-v0': None})\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(rendering, "choose", lambda: "egl")
+    yield tmp_path
+    gymnasium.registry.pop("Small-Room-v0", None)
+    for name in ("my_rooms", "old_rooms", "gym"):
+        sys.modules.pop(name, None)
+
+
+def test_a_module_of_the_current_folder_is_found_whatever_the_entry(package: Path) -> None:
+    before = list(sys.path)
+    assert gym.build(gym_config("my_rooms:Small-Room-v0")).reset()[0].shape == (3, 16, 20)
+    assert sys.path == before
+
+
+def test_the_nearest_id_is_told_with_its_prefix(package: Path) -> None:
+    with pytest.raises(
+        EnvError, match=r"my_rooms:Smal-Room-v0: no such Gymnasium id; nearest: my_rooms:Small-Room-v0\b"
+    ):
+        gym.build(gym_config("my_rooms:Smal-Room-v0"))
+
+
+def test_an_id_of_old_gym_is_told_as_that(package: Path) -> None:
+    with pytest.raises(
+        EnvError, match=r"old package `gym`.*env\.id=shimmy:GymV21Environment-v0 env\.kwargs\.env_id=Old-Room"
+    ):
+        gym.build(gym_config("old_rooms:Old-Room-v0"))
+
+
+def test_a_package_that_is_not_there_is_told_with_the_folder(package: Path) -> None:
+    with pytest.raises(EnvError, match=f"there is no package 'her_rooms', neither installed nor in .*{package}"):
+        gym.build(gym_config("her_rooms:Room-v0"))
 
 
 def test_names_are_the_files_that_build() -> None:

@@ -40,7 +40,7 @@ CASES = [
     ("Nan", 1, "reward nan (float) is not finite\n      -> find what overflows"),
     ("Int", 1, "is not a bool\n      -> return bool(terminated)"),
     ("Wild", 1, "has no finite bounds low < high"),
-    ("Black", 1, "the image never changes"),
+    ("Black", 1, "all images are black"),
 ]
 
 

@@ -83,10 +83,22 @@ def check(plain: dict[str, Any]) -> Config:
     if lines:
         raise ConfigError(lines)
     config = Config(**checked, plain=dict(plain))
+    strange = [name for name in getattr(config.env, "wrappers", []) if not within_plugins(name, plugins)]
+    if strange:
+        raise ConfigError([
+            f"env.wrappers: {name}: its package is not among plugins, and so is not imported: if you trust it, name it, "
+            f"plugins=[{name.partition(':')[0]}]" for name in strange
+        ])  # fmt: skip
     wrong = config.model.image_size_error(config.env.size) if config.env else None
     if wrong:
         raise ConfigError([f"env.size: {wrong}"])
     return config
+
+
+def within_plugins(wrapper: str, plugins: Sequence[str]) -> bool:
+    """Whether a wrapper, module:Name, lies in a package that the user has named."""
+    module = wrapper.partition(":")[0]
+    return any(module == package or module.startswith(f"{package}.") for package in plugins)
 
 
 def check_section(section: str, plain: Mapping[str, Any], plugins: Sequence[str] = ()) -> Any:

@@ -41,6 +41,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "agent": {"compile": "auto"},
     "replay": {"storage": "auto", "memory_gb": None},
     "train": {"ratio": None},
+    "env": {"fit": "stretch", "wrappers": []},
 }
 ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("env", "dmc"): {"supersample": 1},

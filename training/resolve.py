@@ -38,6 +38,8 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
     if "data" in keys and "exp" not in keys:
         overrides = [*overrides, "exp=offline"]
     plain, choices = compose(overrides)
+    if "env.wrappers" in keys:  # who types a wrapper's name trusts its package
+        plain["plugins"] = with_wrappers(plain["plugins"], plain["env"])
     plain["run"] = run_name(plain["run"], choices["exp"], overrides)
     folder = Path(str(plain["runs"])) / plain["run"]
     stored = Run.read(folder) if Run.exists(folder) else None
@@ -59,6 +61,15 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
         refuse_changes(stored, plain)
         return config
     return check(plain)
+
+
+def with_wrappers(plugins: Any, env: Any) -> Any:
+    """The plugins, and the packages of the environment's wrappers."""
+    wrappers = env.get("wrappers") if isinstance(env, dict) else None
+    if not isinstance(plugins, list) or not isinstance(wrappers, list):
+        return plugins  # config.check will say it
+    packages = [str(name).partition(":")[0].partition(".")[0] for name in wrappers]
+    return [*plugins, *dict.fromkeys(name for name in packages if name not in plugins)]
 
 
 def run_name(name: Any, recipe: str, overrides: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 
 from envs import adapter
-from envs.checks import EnvError
+from envs.errors import EnvError
 
 
 class Config(adapter.Config):

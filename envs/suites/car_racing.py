@@ -13,8 +13,8 @@ import numpy as np
 import pydantic
 from gymnasium import spaces, wrappers
 
-from envs import adapter
-from envs.checks import EnvError
+from envs import adapter, rendering
+from envs.errors import EnvError
 
 VISIBLE = 84  # rows above the dashboard
 
@@ -41,6 +41,7 @@ def crop_and_wrap(env: gymnasium.Env) -> gymnasium.Env:
 
 def build(config: Config) -> gymnasium.Env:
     """One environment with the fixed interface. Errors: EnvError when a package is missing."""
+    rendering.without_screen()
     try:
         env = gymnasium.make(
             "CarRacing-v3",

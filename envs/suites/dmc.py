@@ -13,7 +13,7 @@ import gymnasium
 import pydantic
 
 from envs import adapter, rendering
-from envs.checks import EnvError
+from envs.errors import EnvError
 
 Repeat = Annotated[int, pydantic.Field(ge=1, le=1000)]
 

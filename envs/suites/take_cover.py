@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import adapter
-from envs.checks import EnvError
+from envs.errors import EnvError
 
 BUTTONS = ([1, 0], [0, 0], [0, 1])  # MOVE_LEFT, MOVE_RIGHT
 ROWS, COLUMNS = 120, 160  # the smallest picture that ViZDoom renders; three times as fast as the scenario's 240 x 320

@@ -1,0 +1,27 @@
+"""The one error that environments give, and the words for it."""
+
+import traceback
+
+
+class EnvError(RuntimeError):
+    """Every failure of an environment that a user should read: one clear message. advice: what to do, where one line is
+    not enough.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+def where(name: str, worker: int, seed: int | None, episode: int, moment: str) -> str:
+    """The place of a failure in words, e.g. "Pendulum-v1 (worker 0, seed 3, episode 5, env step 17)"."""
+    return f"{name} (worker {worker}, seed {seed}, episode {episode}, {moment})"
+
+
+def told(error: BaseException) -> str:
+    """An exception in words. One without a message, as a bare assert has it, is told by its place."""
+    text = str(error).strip()
+    if not text:
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        text = "".join(f"in {frame.name}, {frame.filename}:{frame.lineno}: {frame.line}" for frame in place)
+    return f"{type(error).__name__}: {text or '(no message)'}"
