@@ -219,3 +219,40 @@ def test_a_name_that_is_not_there_is_told_with_the_plugins_names(
     assert "did you mean 'constant'?" in capsys.readouterr().err
     assert train.main(["exp=smoke", "actor=constant", f"runs={tmp_path}"]) == 2
     assert "actor: there is no 'constant'; choose from cem" in capsys.readouterr().err
+
+
+WRAPPER = """import gymnasium
+
+print("the wrapper's module is imported")
+
+
+class Half(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return reward / 2
+"""
+
+
+def test_a_wrapper_is_imported_only_if_its_package_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line its name is enough. A run that names one names no code: who loads it says its package."""
+    (tmp_path / f"{PACKAGE}.py").write_text(WRAPPER)  # a module is enough
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["train.env_steps=10", "train.eval_every=100", f"env.wrappers=[{PACKAGE}:Half]"]
+    assert runs.go(tmp_path, *words) == 0
+    assert "is imported" in capsys.readouterr().out
+    run = tmp_path / "r"
+    info = json.loads((run / "run.json").read_text())
+    assert info["plugins"] == [PACKAGE]
+    del sys.modules[PACKAGE]
+
+    with pytest.raises(RunError, match=PACKAGE):
+        agents.load(run, device="cpu")
+    (run / "run.json").write_text(json.dumps(info | {"plugins": []}))  # a stranger's run
+    for call in (lambda: agents.load(run, device="cpu"), lambda: runs.composed(f"runs={tmp_path}", "run=r")):
+        with pytest.raises(ConfigError, match=rf"env\.wrappers: {PACKAGE}:Half: its package is not among plugins"):
+            call()
+    assert PACKAGE not in sys.modules and "is imported" not in capsys.readouterr().out
+    assert agents.load(run, device="cpu", plugins=[PACKAGE]).env.wrappers == [f"{PACKAGE}:Half"]
+    assert evaluate.main([str(run), "--episodes", "1", "--device", "cpu", "--plugins", PACKAGE]) == 0
+    assert "is imported" in capsys.readouterr().out

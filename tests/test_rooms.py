@@ -165,8 +165,8 @@ def test_names_become_modules_in_one_place() -> None:
         for file in files(place)
         if "import_module" in file.read_text("utf8")
     }
-    # rendering.py names its modules itself; adapter.py imports the user's own wrappers, whose packages training/config.py
-    # compares with the plugins that the user has named.
+    # rendering.py names its modules itself; adapter.py imports the user's own wrappers, whose packages
+    # training/config.py compares with the plugins that the user has named.
     assert found == {"training/components.py", "envs/rendering.py", "envs/adapter.py"}
 
 

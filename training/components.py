@@ -60,8 +60,8 @@ def files(package: str) -> list[Path]:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError, AttributeError) as error:
         raise ConfigError([f"plugins: {package} cannot be imported: {error}"]) from error
-    if spec is not None and spec.submodule_search_locations is None:
-        return []  # a module may hold wrappers of environments, but no components
+    if spec is not None and spec.submodule_search_locations is None and "." not in package:
+        return []  # one file: it may hold wrappers of environments, but no components
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError([f"plugins: there is no package {package!r} on Python's path: install it, or set PYTHONPATH"])
     folders = [Path(folder) for folder in spec.submodule_search_locations]

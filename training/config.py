@@ -86,8 +86,8 @@ def check(plain: dict[str, Any]) -> Config:
     strange = [name for name in getattr(config.env, "wrappers", []) if not within_plugins(name, plugins)]
     if strange:
         raise ConfigError([
-            f"env.wrappers: {name}: its package is not among plugins, and so is not imported: if you trust it, name it, "
-            f"plugins=[{name.partition(':')[0]}]" for name in strange
+            f"env.wrappers: {name}: its package is not among plugins, and so is not imported: if you trust it, name "
+            f"it, plugins=[{name.partition(':')[0]}]" for name in strange
         ])  # fmt: skip
     wrong = config.model.image_size_error(config.env.size) if config.env else None
     if wrong:
