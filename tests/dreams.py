@@ -22,6 +22,7 @@ LITTLE: dict[str, dict[str, Any]] = {  # what makes a model or an actor small, b
     "dreamer_v1": dict(deter=16, stoch=4, hidden=16, depths=[4, 8], kernels=[6, 6], units=16),
     "dreamer_v2": dict(deter=16, stoch=4, classes=4, hidden=16, depths=[4, 8], kernels=[6, 6], units=16),
     "dreamer_v3": dict(deter=16, stoch=4, classes=4, hidden=16, blocks=2, depths=[4, 8], units=16),
+    "dreamer_v3_2023": dict(deter=16, stoch=4, classes=4, hidden=16, depths=[4, 8], units=16),
 }
 NAMES = sorted(LITTLE)
 
