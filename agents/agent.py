@@ -19,7 +19,8 @@ from agents.graphs import Graphed, compile_steps, cuda_graph
 from agents.imagination import observe_sequence
 from agents.loaded import check_random_state, check_tensors
 from agents.optimizers import OptimizerConfig, Optimizers
-from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
+from agents.weights import fits
+from worldmodel.base import CONTEXT_KNOWN, Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
 from worldmodel.networks.dense import packed_weights
 
 
@@ -138,17 +139,24 @@ class Agent:
         A non-finite loss or gradient changes nothing: all metrics are 0, but `skipped` is 1. Ten in a row raise
         Diverged; on a GPU, where reading the count costs time, within the next ten.
         """
+        return self.learn_with_states(batch, parts, play)[0]
+
+    def learn_with_states(
+        self, batch: Batch, parts: Sequence[str], play: Play | None = None
+    ) -> tuple[dict[str, Tensor], State]:
+        """learn(), and the states (B, T, ...) that the model's loss has computed; (), if replay keeps none."""
         metrics: dict[str, Tensor] = {}
+        states: State = ()
         by_gradient = tuple(part for part in parts if part != "actor" or self.actor.has_loss)
         if by_gradient:
-            metrics = self.update_graph(by_gradient, batch)
+            metrics, states = self.update_graph(by_gradient, batch)
             self.optimizers.raise_if_diverged()
         if len(by_gradient) < len(parts):
             batch = batch.to(self.device)
             with self.autocast(), packed_weights():
                 found = self.actor.learn(batch, self.observe(batch), play)
             metrics = metrics | {f"actor/{name}": value for name, value in found.items()}
-        return metrics
+        return metrics, states
 
     @torch.no_grad()
     def observe(self, batch: Batch) -> State:
@@ -156,8 +164,8 @@ class Agent:
         with self.autocast(), packed_weights():
             return observe_sequence(self.model, batch)
 
-    def update(self, parts: tuple[str, ...], batch: Batch) -> dict[str, Tensor]:
-        """What learn() computes by gradient, without host synchronisation."""
+    def update(self, parts: tuple[str, ...], batch: Batch) -> tuple[dict[str, Tensor], State]:
+        """What learn() computes by gradient, without host synchronisation: metrics, and states if replay keeps them."""
         total = torch.zeros((), device=self.device)
         metrics: dict[str, Tensor] = {}
         learning: list[str] = []
@@ -178,10 +186,11 @@ class Agent:
         if "actor" in parts:
             with torch.no_grad():
                 self.actor.after_update(1 - bad)
-        return {
+        metrics = {
             name: value if name.endswith("/skipped") else value.detach().where(bad == 0, 0)
             for name, value in metrics.items()
         }
+        return metrics, tree_map(Tensor.detach, states) if CONTEXT_KNOWN in batch.extras else ()
 
     # ---- what a checkpoint holds ----
 

@@ -95,7 +95,9 @@ def inspect(run: Path) -> tuple[str, int, list[str]]:
     if not found:
         return "", 0, wrong
     newest, spec = found[0], Run.read(run).spec
-    replay = Replay(ReplayConfig(batch_size=2, batch_length=4, capacity=400, storage="memory", memory_gb=None), spec)
+    replay = Replay(
+        ReplayConfig(batch_size=2, batch_length=4, capacity=400, storage="memory", memory_gb=None, context=False), spec
+    )
     try:
         replay.load(run / "replay", newest.chunks)
     except OSError as error:

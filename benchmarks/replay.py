@@ -38,6 +38,7 @@ from agents.device import keep_freed_memory  # noqa: E402
 from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC, copy_rate, machine  # noqa: E402
 from worldmodel.replay import storage  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
+from worldmodel.replay.columns import FileColumn  # noqa: E402
 from worldmodel.replay.episodes import Episode  # noqa: E402
 from worldmodel.replay.prefetch import prefetched  # noqa: E402
 
@@ -78,7 +79,12 @@ def child(way: str) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # as training does
     config = ReplayConfig(
-        batch_size=BATCH, batch_length=LENGTH, capacity=1_000_000, storage="auto", memory_gb=options.budget_gb
+        batch_size=BATCH,
+        batch_length=LENGTH,
+        capacity=1_000_000,
+        storage="auto",
+        memory_gb=options.budget_gb,
+        context=False,
     )
     rng, budget = np.random.default_rng(0), options.budget_gb * 1e9
     episodes = int(4 * budget / storage.row_bytes(SPEC)) // (EPISODE + 1)
@@ -95,11 +101,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         store.add(episode(image, rng))
     highest = RESIDENT().rss
     cold = options.only == "disk, cold"
-    if isinstance(store.image, storage.FileColumn):
+    if isinstance(store.image, FileColumn):
         os.fsync(store.image.file)  # what is not written yet cannot be thrown out, and disturbs
 
     def forget() -> None:
-        if cold and isinstance(store.image, storage.FileColumn):
+        if cold and isinstance(store.image, FileColumn):
             os.posix_fadvise(store.image.file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     seconds = []

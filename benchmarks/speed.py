@@ -164,7 +164,9 @@ def filled(spec: Spec = SPEC) -> Replay:
     """A replay of random episodes, larger than the processor's caches."""
     rng = np.random.default_rng(0)
     rows = 10 * (EPISODE + 1)
-    config = ReplayConfig(batch_size=BATCH, batch_length=LENGTH, capacity=rows, storage="memory", memory_gb=None)
+    config = ReplayConfig(
+        batch_size=BATCH, batch_length=LENGTH, capacity=rows, storage="memory", memory_gb=None, context=False
+    )
     store = Replay(config, spec)
     for _ in range(10):
         shape = (EPISODE + 1, *spec.image_shape)

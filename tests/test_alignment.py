@@ -39,7 +39,7 @@ def world(count: int = 1) -> tiny.Worlds:
 
 
 def replay_config(**values: int) -> ReplayConfig:
-    return ReplayConfig(**values, storage="memory", memory_gb=None)
+    return ReplayConfig(**values, storage="memory", memory_gb=None, context=False)
 
 
 def collected() -> list[EpisodeResult]:

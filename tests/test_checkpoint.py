@@ -25,7 +25,7 @@ from worldmodel.replay.buffer import Replay, ReplayConfig
 from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode
 
 SPEC = Spec((1, 4, 4), 2, False)
-CONFIG = ReplayConfig(batch_size=2, batch_length=3, capacity=40, storage="memory", memory_gb=None)
+CONFIG = ReplayConfig(batch_size=2, batch_length=3, capacity=40, storage="memory", memory_gb=None, context=False)
 
 
 class Small:

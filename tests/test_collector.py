@@ -99,7 +99,7 @@ def test_every_row_comes_once_and_in_order_in_its_environments_stream(count: int
 
 
 def test_unfinished_episodes_reach_replay() -> None:
-    config = ReplayConfig(batch_size=50, batch_length=4, capacity=200, storage="memory", memory_gb=None)
+    config = ReplayConfig(batch_size=50, batch_length=4, capacity=200, storage="memory", memory_gb=None, context=False)
     replay, who, agent = Replay(config, tiny.SPEC, streams=2), collector(world(2, longer=1000)), planner()
     for number in range(1, 5):
         rows, ended = gather(who, agent, [3])

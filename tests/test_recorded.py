@@ -54,7 +54,7 @@ def refusal(folder: Path) -> str:
 
 @pytest.mark.parametrize("spec", [tiny.SPEC, tiny.DISCRETE], ids=["continuous", "discrete"])
 def test_a_replay_that_was_saved_is_read_back(spec: Spec, tmp_path: Path) -> None:
-    config = ReplayConfig(batch_size=2, batch_length=3, capacity=100, storage="memory", memory_gb=None)
+    config = ReplayConfig(batch_size=2, batch_length=3, capacity=100, storage="memory", memory_gb=None, context=False)
     ring = Replay(config, spec)
     for number in range(5):
         ring.add(discrete(number + 1, number) if spec.discrete else tiny.episode(number + 1, spec, number))

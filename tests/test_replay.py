@@ -22,7 +22,9 @@ LARGEST = 2**16  # name
 
 
 def settings(capacity: int, length: int, batch: int) -> ReplayConfig:
-    return ReplayConfig(batch_size=batch, batch_length=length, capacity=capacity, storage="memory", memory_gb=None)
+    return ReplayConfig(
+        batch_size=batch, batch_length=length, capacity=capacity, storage="memory", memory_gb=None, context=False
+    )
 
 
 def make(capacity: int = 20, length: int = 6, batch: int = 64, rows: int | None = None, streams: int = 1) -> Replay:

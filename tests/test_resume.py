@@ -234,7 +234,7 @@ def test_a_damaged_chunk_of_the_newest_checkpoint_is_made_again(
     assert f"resumed from {older.folder.name}" in capsys.readouterr().out
     assert state(tmp_path / "r") == state(whole)
     found = Run.read(tmp_path / "r")
-    config = ReplayConfig(batch_size=2, batch_length=4, capacity=1000, storage="memory", memory_gb=None)
+    config = ReplayConfig(batch_size=2, batch_length=4, capacity=1000, storage="memory", memory_gb=None, context=False)
     Replay(config, found.spec).load(found.replay, found.newest().chunks)
 
 

@@ -35,7 +35,7 @@ SPEC = Spec((3, 5, 7), 2, False)  # rows of 105 bytes: they begin and end anywhe
 
 
 def ring(kind: str, folder: Path, capacity: int = 40) -> Replay:
-    config = ReplayConfig(batch_size=8, batch_length=6, capacity=capacity, storage=kind, memory_gb=None)  # type: ignore[arg-type]
+    config = ReplayConfig(batch_size=8, batch_length=6, capacity=capacity, storage=kind, memory_gb=None, context=False)  # type: ignore[arg-type]
     return Replay(config, SPEC, None, Storage(kind, CPU, folder))  # type: ignore[arg-type]
 
 
@@ -307,7 +307,8 @@ from worldmodel.replay.episodes import Episode
 torch.set_num_threads(1)
 spec, resident, budget = Spec((1, 64, 64), 1, False), psutil.Process().memory_info, 8e6
 capacity = int(4 * budget / storage.row_bytes(spec))
-config = ReplayConfig(batch_size=8, batch_length=8, capacity=capacity, storage="auto", memory_gb=budget / 1e9)
+config = ReplayConfig(batch_size=8, batch_length=8, capacity=capacity, storage="auto",
+                      memory_gb=budget / 1e9, context=False)
 rng = np.random.default_rng(0)
 def episode():
     image = rng.integers(256, size=(50, 1, 64, 64), dtype=np.uint8)

@@ -22,6 +22,8 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
                 f"train.learn.{name}: {config.actor.name} has nothing to learn: choose actor=evolution, or set "
                 f"train.learn.{name}.updates=0"
             )
+    if config.replay.context and not agent.model.takes_context:
+        lines.append(f"replay.context: {config.model.name} has no use for stored states: set replay.context=false")
     evaluates_in_env = getattr(config.actor, "evaluate_in", "model") == "env"
     if config.env is None and train.env_steps + train.prefill > 0:
         lines.append(

@@ -39,7 +39,7 @@ RENAMED_STAGE_KEYS = {
 # Keys that came later, with the values that change nothing in runs that were written before.
 ADDED: dict[str, dict[str, Any]] = {
     "agent": {"compile": "auto"},
-    "replay": {"storage": "auto", "memory_gb": None},
+    "replay": {"context": False, "storage": "auto", "memory_gb": None},
     "train": {"ratio": None},
     "env": {"fit": "stretch", "wrappers": []},
 }

@@ -7,6 +7,7 @@ episodes, a round of {vision: ..., memory: ..., actor: ...}. Dreamer: after ever
 """
 
 import dataclasses
+import math
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -114,6 +115,14 @@ class Schedule:
 
     def collecting_done(self) -> bool:
         return not self.counters.decisions_left and self.prefilled and self.counters.env_steps >= self.config.env_steps
+
+    def decisions_due(self, at_once: int) -> int:
+        """In every environment, up to the next round or the end of the prefill, also after an interruption amid a
+        round. at_once: env steps that one decision in each of them takes.
+        """
+        over, per_round = self.counters.env_steps - self.config.prefill, self.config.collect.per_round
+        wanted = -over if over < 0 else per_round - over % per_round
+        return self.counters.decisions_left or max(1, math.ceil(wanted / at_once))
 
     def updates_due(self) -> int:
         """Updates owed: a round after the prefill and one for every `per_round` since; or what the ratio asks for."""

@@ -26,6 +26,7 @@ from worldmodel import files
 from worldmodel.base import Spec
 from worldmodel.replay import recorded, storage
 from worldmodel.replay.buffer import Replay
+from worldmodel.replay.context import state_bytes
 from worldmodel.replay.episodes import DamagedChunk, write_chunk
 from worldmodel.replay.storage import StoragePlan
 
@@ -53,7 +54,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
         threads = use_threads(config.agent.threads, agent.num_model_parameters())
         run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
-        replay = build_replay(config, spec, vector, plan)  # which may be a file in the run's folder
+        replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if initial:
             add_initial_data(trainer, initial)
@@ -78,7 +79,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         use_threads(config.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
-        replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent))
+        replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent), agent)
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
             run.metrics.rewind(0, {}, -1)
@@ -149,15 +150,19 @@ def plan_replay(
     if longest > config.replay.capacity:
         raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
     where = config.replay.storage, config.replay.memory_gb
-    plan = storage.plan(*where, spec, rows, agent.device, config.folder)
+    context = state_bytes(agent.model.initial(1)) if config.replay.context else 0
+    plan = storage.plan(*where, spec, rows, agent.device, config.folder, context)
     console.print(str(plan))
     return plan
 
 
-def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan) -> Replay:
+def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan, agent: Agent) -> Replay:
     """An empty one."""
     streams = vector.num_envs if vector and collects_steps(config, vector) else 1
-    return Replay(config.replay, spec, plan.rows, plan.storage, streams, collects_steps(config, vector))
+    replay = Replay(config.replay, spec, plan.rows, plan.storage, streams, collects_steps(config, vector))
+    if config.replay.context:
+        replay.keep_states(agent.model.initial(1))
+    return replay
 
 
 def collected_rows(config: Config, vector: Vector | None) -> int:
@@ -215,6 +220,10 @@ def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:
         for line in run.edited(checkpoint):
             console.print(f"warning: {line}")
         trainer.load(checkpoint)
+        if trainer.replay.states and not trainer.replay.restore_context(checkpoint.tensors("context")):
+            console.print(
+                "the stored states are of other rows: sequences begin in none until they are learned from again"
+            )
         console.print(f"resumed from {checkpoint.folder.name}")
         return True
     if damage:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -119,11 +118,7 @@ class Trainer:
     def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Any]:
         """Steps in every environment, up to the next round or the end of the prefill."""
         assert self.envs is not None and self.collector is not None
-        config, over = self.config, self.counters.env_steps - self.config.prefill
-        per_round = config.collect.per_round
-        wanted = -over if over < 0 else per_round - over % per_round  # also after an interruption amid a round
-        at_once = self.envs.action_repeat * self.envs.num_envs
-        decisions = self.counters.decisions_left or max(1, math.ceil(wanted / at_once))
+        decisions = self.schedule.decisions_due(self.envs.action_repeat * self.envs.num_envs)
         before = self.counters.agent_steps
         rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
         for stream, episode, continuation in rows:
@@ -191,7 +186,9 @@ class Trainer:
                 if self.stop():
                     raise Interrupted
                 with self.rollback(self.agent.actor if by_itself else None):  # gradients never stop amid an update
-                    metrics = self.agent.learn(batch, turn.parts, self.play)
+                    context = self.replay.with_context(batch)
+                    metrics, states = self.agent.learn_with_states(context, turn.parts, self.play)
+                    self.replay.write_context(batch, states)
                 counters.updates += 1
                 self.reporter.add(metrics)
                 if stage.updates > self.config.report_every or by_itself:
@@ -225,6 +222,7 @@ class Trainer:
         self.saved_at = time.monotonic()
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
+        tensors |= {"context": self.replay.context()} if self.replay.states else {}
         state: dict[str, Any] = {"counters": dataclasses.asdict(counters)}
         state["sums"] = {key: float(value) for key, value in self.reporter.sums.items()}
         if self.collector:

@@ -78,6 +78,19 @@ class Batch(NamedTuple):
         return moved
 
 
+# Extras of replay context: which sequences (B,) have a stored state of the row before their first, and its leaves.
+CONTEXT_KNOWN, CONTEXT_STATE = "context/known", "context/{:03d}"
+
+
+def begin_state(batch: Batch, initial: State) -> State:
+    """The state (B, ...) before a batch's first rows: the stored one where it is known, else the initial one."""
+    if CONTEXT_KNOWN not in batch.extras:
+        return initial
+    leaves, structure = pytree.tree_flatten(initial)
+    stored = [batch.extras[CONTEXT_STATE.format(i)].to(leaf.dtype) for i, leaf in enumerate(leaves)]
+    return tree_where(batch.extras[CONTEXT_KNOWN], pytree.tree_unflatten(stored, structure), initial)
+
+
 class WorldModel(nn.Module, ABC):
     """Learns from replay; answers observe, imagine, reward, continues, decode.
 
@@ -87,6 +100,7 @@ class WorldModel(nn.Module, ABC):
     """
 
     step_methods: tuple[str, ...] = ("imagine",)  # called once per time step: worth compiling
+    takes_context = False  # whether loss() begins sequences in the states that replay has stored (begin_state)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can learn by itself while the rest is frozen, and has an optimiser of its own, by name."""

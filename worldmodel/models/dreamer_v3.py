@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
+from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, begin_state, merge_time, tree_stack
 from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.block_gru import BlockGRU
 from worldmodel.networks.convolutional import Depths
@@ -86,6 +86,7 @@ class StepWeights(NamedTuple):
 
 class DreamerV3(WorldModel):
     step_methods = ("imagine", "obs_step")
+    takes_context = True
     bins: Tensor
 
     def __init__(self, config: Config, spec: Spec) -> None:
@@ -213,7 +214,7 @@ class DreamerV3(WorldModel):
         weights = self.step_weights()
         embed = self.embed(image).unflatten(0, batch.reward.shape)  # (B, T, hidden)
         entered = self.enter(torch.where(batch.first[..., None], 0.0, batch.action), weights)  # (B, T, D)
-        state, steps = self.initial(len(embed)), []
+        state, steps = begin_state(batch, self.initial(len(embed))), []
         for now in zip(entered.unbind(1), embed.unbind(1), batch.first.unbind(1), strict=True):
             state, log_q = self.obs_step(state, *now, weights)
             steps.append((state, log_q))

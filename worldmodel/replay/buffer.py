@@ -11,16 +11,18 @@ import dataclasses
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from worldmodel import files
-from worldmodel.base import Batch, Spec, StrictConfig
+from worldmodel.base import Batch, Spec, State, StrictConfig, tree_map
+from worldmodel.replay.context import StoredStates
 from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
 from worldmodel.replay.storage import IN_MEMORY, Storage
 
@@ -33,6 +35,7 @@ class ReplayConfig(StrictConfig):
     batch_size: int = Field(ge=1, le=65536)  # sequences in a batch
     batch_length: int = Field(ge=2, le=65536)  # rows in a sequence
     capacity: int = Field(ge=2, le=10**10)  # rows kept; older ones are evicted
+    context: bool  # keep the model's states, so that sequences begin in that in which they were left
     storage: Literal["auto", "memory", "disk", "device"]
     memory_gb: float | None = Field(gt=0, le=1e6)  # of main memory, at most; None: all that is there, less the reserve
 
@@ -80,7 +83,12 @@ class Replay:
         self.first = storage.column(self.ring * streams, dtype=torch.bool)
         self.terminal = storage.column(self.ring * streams, dtype=torch.bool)
         self.streams, self.by_rows = streams, by_rows
+        self.states: StoredStates | None = None
         self.clear()
+
+    def keep_states(self, example: State) -> None:
+        """From now on batches know the states in which their sequences were left; example: of one row, (1, ...)."""
+        self.states = StoredStates(self.ring * self.streams, example)
 
     def clear(self) -> None:
         # Live rows of each stream, counted since the start of the run; row r of stream s lies at s * ring + r % ring.
@@ -115,6 +123,9 @@ class Replay:
             column.write(offset + at, values[:head])
             if rows > head:
                 column.write(offset, values[head:])
+        if self.states:
+            self.states.forget(offset + at, offset + at + min(head, rows))
+            self.states.forget(offset, offset + max(0, rows - head))
         self.end[stream] += rows
         if last.begin == last.end:
             self.pieces.append(last)
@@ -152,7 +163,45 @@ class Replay:
         # An asynchronous copy: it does not wait for the GPU.
         at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)
         columns = (self.image, self.action, self.reward, self.first, self.terminal)
-        return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
+        batch = Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
+        if not self.states:
+            return batch
+        return batch._replace(
+            extras={"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
+        )
+
+    # ---- replay context ----
+
+    def with_context(self, batch: Batch) -> Batch:
+        """The batch with the states before its first rows, as they are now."""
+        if not self.states:
+            return batch
+        stream, before = batch.extras["stream"].numpy(), batch.extras["row"][:, 0].numpy() - 1
+        there = before >= self.begin[stream]
+        return batch._replace(extras=self.states.read(stream * self.ring + before % self.ring, there))
+
+    def write_context(self, batch: Batch, states: State) -> None:
+        """The states (B, T, ...) that were computed of a drawn batch. Rows that made room since then are left out."""
+        if not self.states:
+            return
+        stream, row = batch.extras["stream"].numpy()[:, None], batch.extras["row"].numpy()
+        live = np.flatnonzero(row >= self.begin[stream])
+        place = (stream * self.ring + row % self.ring).ravel()[live]
+        at = torch.from_numpy(live).to(self.states.known.device, non_blocking=True)
+        self.states.write(place, tree_map(lambda a: a.flatten(0, 1)[at], states))
+
+    def live_rows(self) -> np.ndarray:
+        """The places of all live rows, the oldest of each stream first."""
+        rows = [s * self.ring + np.arange(self.begin[s], self.end[s]) % self.ring for s in range(self.streams)]
+        return np.concatenate(rows)
+
+    def context(self) -> dict[str, Tensor]:
+        """The states of all live rows, for a checkpoint; none if they are not kept."""
+        return self.states.tensors(self.live_rows()) if self.states else {}
+
+    def restore_context(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The reverse, when the rows are there. False, if these are states of other rows: all are unknown then."""
+        return self.states is None or self.states.restore(self.live_rows(), tensors)
 
     def digest(self) -> str:
         """SHA-256 over the live episodes, in order."""
