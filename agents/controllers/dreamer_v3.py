@@ -122,7 +122,7 @@ class DreamerV3(Actor):
 
     def loss(self, batch: Batch, states: State) -> tuple[Tensor, dict[str, Tensor]]:
         config, rows = self.config, slice(-(self.config.starts or 0), None)
-        batch, states = tree_map(lambda a: a[:, rows], (batch, states))
+        batch, states = tree_map(lambda a: a[:, rows], (batch._replace(extras={}), states))
         with torch.no_grad(), packed_weights():
             path = imagine_trajectory(self.model, self.objective, merge_time(states), batch.action.flatten(0, 1),
                                       self.policy, config.horizon)  # fmt: skip

@@ -128,7 +128,7 @@ class DreamerV32023(Actor):
 
     def loss(self, batch: Batch, states: State) -> tuple[Tensor, dict[str, Tensor]]:
         config, rows = self.config, slice(-(self.config.starts or 0), None)
-        batch, states = tree_map(lambda a: a[:, rows], (batch, states))
+        batch, states = tree_map(lambda a: a[:, rows], (batch._replace(extras={}), states))
         start, through = tree_map(Tensor.detach, merge_time(states)), self.gradient == "backprop"
         with frozen(self.model, self.objective, self.critic) if through else torch.no_grad():
             path = imagine_trajectory(
