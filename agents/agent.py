@@ -19,7 +19,6 @@ from agents.graphs import Graphed, compile_steps, cuda_graph
 from agents.imagination import observe_sequence
 from agents.loaded import check_random_state, check_tensors
 from agents.optimizers import OptimizerConfig, Optimizers
-from agents.weights import fits
 from worldmodel.base import CONTEXT_KNOWN, Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
 from worldmodel.networks.dense import packed_weights
 

@@ -300,3 +300,26 @@ def test_a_wrong_image_is_refused_saying_what_fits(trained: Path) -> None:
 def test_no_run_no_agent(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run"):
         agents.load(tmp_path)
+
+
+# ---- a critic beyond the horizon ----
+
+
+def test_a_planner_on_a_trained_dreamer_may_ask_its_critic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    words = "exp=smoke env.time_limit=5 model=dreamer_v3_tiny actor=dreamer_v3_tiny train.env_steps=8 agent.threads=1"
+    learns = "train.learn={joint: {parts: [model, actor], updates: 1}}"
+    assert runs.go(tmp_path, learns, "agent.device=cpu", recipe=words.split()) == 0
+    asked = TrainedRun(tmp_path / "r", "cpu", 0)
+    agent, _ = asked.prepare_agent("cem_tiny", 0, ["objective.value_at_horizon=true", "actor.horizon=3"])
+    state, critic = agent.model.initial(2), asked.agent.actor
+    assert torch.equal(agent.actor.objective.terminal_value(agent.model, state), critic.expected_return(state))
+    plain, _ = asked.prepare_agent("cem_tiny", 0, ["actor.horizon=3"])
+    assert not plain.actor.objective.terminal_value(agent.model, state).any()
+    for folder, actor, said in (
+        (trained, "cem", "there is no trained critic"), (tmp_path / "r", "dreamer_v3_tiny", "does not plan")
+    ):  # fmt: skip
+        command = [str(folder), "--device", "cpu", "--actor", actor, "objective.value_at_horizon=true"]
+        assert evaluate.main(command) == 2
+        assert said in capsys.readouterr().err

@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.agent import Agent
 from agents.base import Actor
+from agents.objectives.reward_and_value import RewardAndValue
 from training import config
 from training.agent_file import PARTS, StoredAgent, open_trained
 from training.checkpoint import Checkpoint
@@ -13,7 +14,7 @@ from training.components import find
 from training.config import Config
 from training.run import Run
 from training.threads import use_threads
-from worldmodel.base import Spec, WorldModel
+from worldmodel.base import ConfigError, Spec, WorldModel
 
 
 def build_agent(checked: Config, spec: Spec) -> Agent:
@@ -24,10 +25,28 @@ def build_agent(checked: Config, spec: Spec) -> Agent:
     return Agent(checked.agent, model, actor, spec)
 
 
-def build_actor(section: Any, objective: Any, model: WorldModel, spec: Spec, plugins: Sequence[str] = ()) -> Actor:
-    """An actor on a model, from its checked section and its objective's."""
+def build_actor(
+    section: Any,
+    objective: Any,
+    model: WorldModel,
+    spec: Spec,
+    plugins: Sequence[str] = (),
+    trained: Actor | None = None,
+) -> Actor:
+    """An actor on a model, from its checked section and its objective's. trained: the run's own actor, whose critic may
+    be asked what lies beyond the horizon. Errors: ConfigError, if there is no such critic, or nobody would ask it.
+    """
     goal = find("objective", objective.name, plugins).build(objective, model, spec)
+    if getattr(objective, "value_at_horizon", False):
+        if not hasattr(trained, "expected_return"):
+            raise ConfigError([
+                "objective.value_at_horizon: there is no trained critic: it is for planners on a trained Dreamer, "
+                "python evaluate.py <run> --actor cem objective.value_at_horizon=true"
+            ])  # fmt: skip
+        goal = RewardAndValue(goal, trained)  # type: ignore[arg-type]
     actor: Actor = find("actor", section.name, plugins).build(section, model, spec, goal)
+    if isinstance(goal, RewardAndValue) and actor.has_loss:
+        raise ConfigError([f"objective.value_at_horizon: {section.name} has a critic of its own and does not plan"])
     return actor
 
 

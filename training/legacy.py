@@ -46,6 +46,7 @@ ADDED: dict[str, dict[str, Any]] = {
 ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("env", "dmc"): {"supersample": 1},
     ("model", "rssm"): {"normalise": False},
+    ("objective", "reward"): {"value_at_horizon": False},
 }
 WEIGHTS = {"enter.": "input_proj.", "lstm.enter.": "lstm.input_proj.", "lstm.recur.": "lstm.recurrent_proj."}
 COUNTERS = {

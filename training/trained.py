@@ -83,7 +83,7 @@ class TrainedRun:
         section, own = self.section(name, overrides, **changes), self.run.config["actor"]
         objective = self.objective(overrides)
         same = objective == self.objective()
-        actor = build_actor(section, objective, self.agent.model, self.agent.spec, self.plugins)
+        actor = build_actor(section, objective, self.agent.model, self.agent.spec, self.plugins, self.agent.actor)
         agent = self.agent.with_actor(actor)
         if section.name == own["name"] and same and not changes:
             actor.load_state_dict(self.agent.actor.state_dict())

@@ -8,6 +8,7 @@ from worldmodel.base import Spec, State, StrictConfig, WorldModel, merge_time
 
 class Config(StrictConfig):
     name: str
+    value_at_horizon: bool  # planners on a trained Dreamer: its critic says what lies beyond their horizon
 
 
 def build(config: Config, model: WorldModel, spec: Spec) -> "Reward":

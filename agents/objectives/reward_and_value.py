@@ -1,9 +1,9 @@
-"""The reward up to a planner's horizon, and what a trained critic expects beyond it.
+"""The reward up to a planner's horizon, and what a trained critic expects beyond it: objective.value_at_horizon=true.
 
     cem = CEM(config, model, spec, RewardAndValue(Reward(), agent.actor))
     agent.with_actor(cem)
 
-No config can name it yet: an objective is built from a model alone, and this one needs an actor that has learned.
+No config names it, because an objective is built from a model alone, and this one needs an actor that has learned.
 """
 
 from typing import Protocol

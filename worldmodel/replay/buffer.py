@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from worldmodel import files
-from worldmodel.base import Batch, Spec, State, StrictConfig, tree_map
+from worldmodel.base import Batch, Spec, State, StrictConfig
 from worldmodel.replay.context import StoredStates
 from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
 from worldmodel.replay.storage import IN_MEMORY, Storage
@@ -88,7 +88,7 @@ class Replay:
 
     def keep_states(self, example: State) -> None:
         """From now on batches know the states in which their sequences were left; example: of one row, (1, ...)."""
-        self.states = StoredStates(self.ring * self.streams, example)
+        self.states = StoredStates(self.streams, self.ring, example)
 
     def clear(self) -> None:
         # Live rows of each stream, counted since the start of the run; row r of stream s lies at s * ring + r % ring.
@@ -124,8 +124,7 @@ class Replay:
             if rows > head:
                 column.write(offset, values[head:])
         if self.states:
-            self.states.forget(offset + at, offset + at + min(head, rows))
-            self.states.forget(offset, offset + max(0, rows - head))
+            self.states.forget(stream, at, rows)
         self.end[stream] += rows
         if last.begin == last.end:
             self.pieces.append(last)
@@ -156,39 +155,25 @@ class Replay:
         """
         drawn = rng.integers(len(self), size=batch_size or self.config.batch_size)
         live = self.end - self.begin
-        stream = np.searchsorted(np.cumsum(live), drawn, side="right")  # (B,)
-        start = (drawn - (np.cumsum(live) - live)[stream])[:, None]  # (B, 1)
+        stream = np.searchsorted(live.cumsum(), drawn, side="right")  # (B,)
+        start = (drawn - (live.cumsum() - live)[stream])[:, None]  # (B, 1)
         rows = (start + np.arange(length or self.config.batch_length)) % live[stream, None]  # (B, T)
         place = stream[:, None] * self.ring + (self.begin[stream, None] + rows) % self.ring
-        # An asynchronous copy: it does not wait for the GPU.
-        at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)
+        at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)  # does not wait for the GPU
         columns = (self.image, self.action, self.reward, self.first, self.terminal)
-        batch = Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
-        if not self.states:
-            return batch
-        return batch._replace(
-            extras={"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
-        )
+        extras = {"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
+        return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns), extras if self.states else {})
 
     # ---- replay context ----
 
     def with_context(self, batch: Batch) -> Batch:
         """The batch with the states before its first rows, as they are now."""
-        if not self.states:
-            return batch
-        stream, before = batch.extras["stream"].numpy(), batch.extras["row"][:, 0].numpy() - 1
-        there = before >= self.begin[stream]
-        return batch._replace(extras=self.states.read(stream * self.ring + before % self.ring, there))
+        return self.states.added_to(batch, self.begin) if self.states else batch
 
     def write_context(self, batch: Batch, states: State) -> None:
-        """The states (B, T, ...) that were computed of a drawn batch. Rows that made room since then are left out."""
-        if not self.states:
-            return
-        stream, row = batch.extras["stream"].numpy()[:, None], batch.extras["row"].numpy()
-        live = np.flatnonzero(row >= self.begin[stream])
-        place = (stream * self.ring + row % self.ring).ravel()[live]
-        at = torch.from_numpy(live).to(self.states.known.device, non_blocking=True)
-        self.states.write(place, tree_map(lambda a: a.flatten(0, 1)[at], states))
+        """The states (B, T, ...) that were computed of a drawn batch."""
+        if self.states:
+            self.states.take(batch, states, self.begin)
 
     def live_rows(self) -> np.ndarray:
         """The places of all live rows, the oldest of each stream first."""
@@ -196,7 +181,7 @@ class Replay:
         return np.concatenate(rows)
 
     def context(self) -> dict[str, Tensor]:
-        """The states of all live rows, for a checkpoint; none if they are not kept."""
+        """The states of all live rows, for a checkpoint."""
         return self.states.tensors(self.live_rows()) if self.states else {}
 
     def restore_context(self, tensors: Mapping[str, Tensor]) -> bool:

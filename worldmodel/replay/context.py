@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from worldmodel.base import CONTEXT_KNOWN as KNOWN
 from worldmodel.base import CONTEXT_STATE as LEAF
-from worldmodel.base import State
+from worldmodel.base import Batch, State
 
 
 def state_bytes(example: State) -> int:
@@ -23,34 +23,39 @@ def state_bytes(example: State) -> int:
 
 
 class StoredStates:
-    """States of rows, by the row's place in replay, on the agent's device."""
+    """States of rows, in rings as replay's: row r of stream s lies at s * ring + r % ring. On the agent's device."""
 
-    def __init__(self, rows: int, example: State) -> None:
+    def __init__(self, streams: int, ring: int, example: State) -> None:
         """example: a state of one row, (1, ...)."""
-        leaves = pytree.tree_leaves(example)
+        self.ring, leaves, rows = ring, pytree.tree_leaves(example), streams * ring
         self.leaves = [torch.zeros(rows, *leaf.shape[1:], dtype=torch.bfloat16, device=leaf.device) for leaf in leaves]
         self.known = torch.zeros(rows, dtype=torch.bool, device=leaves[0].device)
 
     def place(self, at: np.ndarray) -> Tensor:
         return torch.from_numpy(at).to(self.known.device, non_blocking=True)
 
-    def forget(self, begin: int, end: int) -> None:
+    def forget(self, stream: int, begin: int, rows: int) -> None:
         """New rows lie there."""
-        self.known[begin:end] = False
+        self.known[self.place(stream * self.ring + np.arange(begin, begin + rows) % self.ring)] = False
 
-    def read(self, at: np.ndarray, there: np.ndarray) -> dict[str, Tensor]:
-        """What a batch carries of the rows `at` (B,): their states, and which are known; those that are not `there` are
-        none.
+    def added_to(self, batch: Batch, begin: np.ndarray) -> Batch:
+        """The batch with the states before its first rows. begin: the oldest live row of each stream."""
+        stream, before = batch.extras["stream"].numpy(), batch.extras["row"][:, 0].numpy() - 1
+        place = self.place(stream * self.ring + before % self.ring)
+        known = self.known[place] & self.place(before >= begin[stream])
+        stored = {LEAF.format(i): leaf[place].float() for i, leaf in enumerate(self.leaves)}
+        return batch._replace(extras={KNOWN: known} | stored)
+
+    def take(self, batch: Batch, states: State, begin: np.ndarray) -> None:
+        """The states (B, T, ...) of a drawn batch. Rows that have made room since are left out; a state that is not
+        finite is forgotten.
         """
-        place = self.place(at)
-        known = self.known[place] & self.place(there)
-        return {KNOWN: known} | {LEAF.format(i): leaf[place].float() for i, leaf in enumerate(self.leaves)}
-
-    def write(self, at: np.ndarray, states: State) -> None:
-        """The states (N, ...) of the rows `at` (N,). One that is not finite is forgotten."""
-        place = self.place(at)
+        stream, row = batch.extras["stream"].numpy()[:, None], batch.extras["row"].numpy()
+        live = np.flatnonzero(row >= begin[stream])
+        place, at = self.place((stream * self.ring + row % self.ring).ravel()[live]), self.place(live)
         known = torch.ones(len(place), dtype=torch.bool, device=place.device)
-        for leaf, new in zip(self.leaves, pytree.tree_leaves(states), strict=True):
+        for leaf, values in zip(self.leaves, pytree.tree_leaves(states), strict=True):
+            new = values.flatten(0, 1)[at]
             known &= new.flatten(1).isfinite().all(-1)
             leaf[place] = new.to(leaf.dtype).nan_to_num()
         self.known[place] = known
