@@ -19,7 +19,9 @@ from torch import Tensor
 
 from training.checkpoint import Checkpoint
 from training.legacy import upgrade_config, upgrade_counters, upgrade_tensors
+from training.plain import read_json
 from training.run import Run, RunError
+from training.stored import check_info, check_state
 from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 
@@ -119,13 +121,14 @@ def checked_bytes(path: Path) -> bytes:
 
 def parsed(path: Path, content: bytes) -> tuple[Run, StoredAgent]:
     length = int.from_bytes(content[:8], "little")
-    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+    header = read_json(content[8 : 8 + length], LARGEST_HEADER)
+    about = read_json(header["__metadata__"]["about"].encode(), LARGEST_HEADER)
     weights: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for name, value in load(content).items():
         part, _, rest = name.partition(".")
         weights[part][rest] = value.float() if value.dtype == torch.bfloat16 else value
     weights = {part: upgrade_tensors(part, tensors) for part, tensors in weights.items()}
-    run = Run(path, upgrade_config(about["config"]), about["info"])
+    run = Run(path, upgrade_config(about["config"]), check_info(about["info"]))
     name = re.sub(r"[^\w-]", "_", str(about["checkpoint"]))
-    state = {"counters": upgrade_counters(about["counters"])}
+    state = check_state({"counters": about["counters"], "metrics_bytes": 0})
     return run, StoredAgent(Path(name), weights, state, dict(about["evaluation"]))
