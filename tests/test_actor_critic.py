@@ -13,8 +13,8 @@ from agents.agent import Agent
 from agents.agent import Config as AgentConfig
 from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
-from agents.objectives.reward_and_value import RewardAndValue
 from agents.optimizers import OptimizerConfig
+from agents.reward_and_value import RewardAndValue
 from worldmodel.base import Spec, merge_time
 
 ADAM = OptimizerConfig(kind="adam", learning_rate=1e-3, eps=1e-8, max_grad_norm=100.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 from agents.agent import Agent
 from agents.base import Actor
-from agents.objectives.reward_and_value import RewardAndValue
+from agents.reward_and_value import RewardAndValue
 from training import config
 from training.agent_file import PARTS, StoredAgent, open_trained
 from training.checkpoint import Checkpoint

@@ -162,7 +162,9 @@ class Replay:
         at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)  # does not wait for the GPU
         columns = (self.image, self.action, self.reward, self.first, self.terminal)
         extras = {"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
-        return Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns), extras if self.states else {})
+        return Batch(
+            *(column.read(at).unflatten(0, rows.shape) for column in columns), extras=extras if self.states else {}
+        )
 
     # ---- replay context ----
 
