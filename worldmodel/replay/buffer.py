@@ -161,10 +161,9 @@ class Replay:
         place = stream[:, None] * self.ring + (self.begin[stream, None] + rows) % self.ring
         at = torch.from_numpy(place.ravel()).to(self.storage.device, non_blocking=True)  # does not wait for the GPU
         columns = (self.image, self.action, self.reward, self.first, self.terminal)
-        extras = {"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
-        return Batch(
-            *(column.read(at).unflatten(0, rows.shape) for column in columns), extras=extras if self.states else {}
-        )
+        batch = Batch(*(column.read(at).unflatten(0, rows.shape) for column in columns))
+        ids = {"row": torch.from_numpy(self.begin[stream, None] + rows), "stream": torch.from_numpy(stream)}
+        return batch._replace(extras=ids) if self.states else batch
 
     # ---- replay context ----
 
@@ -197,10 +196,9 @@ class Replay:
 
     def rows(self, piece: Piece) -> Episode:
         """A copy of a piece's rows."""
-        place = piece.stream * self.ring + np.arange(piece.begin, piece.end) % self.ring
-        at = torch.from_numpy(place).to(self.storage.device)
+        at = torch.from_numpy(piece.stream * self.ring + np.arange(piece.begin, piece.end) % self.ring)
         columns = (self.image, self.action, self.reward, self.terminal)
-        return Episode(*(column.read(at).cpu().numpy() for column in columns))
+        return Episode(*(column.read(at.to(self.storage.device)).cpu().numpy() for column in columns))
 
     # ---- on disk ----
 
