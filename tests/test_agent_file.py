@@ -192,7 +192,7 @@ def test_a_right_digest_is_no_permission(content: bytes, file: Path) -> None:
         with pytest.raises(ConfigError):
             load_agent(file, "cpu")
     file.write_bytes(signed(content, config__model__deter=16))  # of another size than the weights
-    with pytest.raises(ValueError, match=r"model: .* is torch.float32"):
+    with pytest.raises(RunError, match=r"cannot be used: model: .* is torch.float32"):
         load_agent(file, "cpu")
     file.write_bytes(signed(content, checkpoint="../../x"))  # is only shown
     assert agent_file.read(file)[1].folder.name == "______x"

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from training.checkpoint import Checkpoint
 from training.legacy import upgrade_config, upgrade_counters, upgrade_tensors
-from training.plain import read_json
+from training.plain import cut, read_json
 from training.run import Run, RunError
 from training.stored import check_info, check_state
+from training.tensors import read_tensors
 from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 
@@ -100,8 +100,8 @@ def read(path: Path) -> tuple[Run, StoredAgent]:
         raise RunError(f"{path}: {error}") from error
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise RunError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    except Exception as error:  # plain data of any form
+        raise RunError(f"{path} is damaged: {type(error).__name__} {cut(str(error), 300)}") from error
 
 
 def checked_bytes(path: Path) -> bytes:
@@ -124,7 +124,7 @@ def parsed(path: Path, content: bytes) -> tuple[Run, StoredAgent]:
     header = read_json(content[8 : 8 + length], LARGEST_HEADER)
     about = read_json(header["__metadata__"]["about"].encode(), LARGEST_HEADER)
     weights: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
-    for name, value in load(content).items():
+    for name, value in read_tensors(content).items():
         part, _, rest = name.partition(".")
         weights[part][rest] = value.float() if value.dtype == torch.bfloat16 else value
     weights = {part: upgrade_tensors(part, tensors) for part, tensors in weights.items()}

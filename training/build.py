@@ -12,7 +12,7 @@ from training.agent_file import PARTS, StoredAgent, open_trained
 from training.checkpoint import Checkpoint
 from training.components import find
 from training.config import Config
-from training.run import Run
+from training.run import Run, refusing
 from training.threads import use_threads
 from worldmodel.base import ConfigError, Spec, WorldModel
 
@@ -58,15 +58,21 @@ def load_agent(place: Path, device: str = "auto", plugins: Sequence[str] = ()) -
 def trained_agent(run: Run, checkpoint: Checkpoint | StoredAgent, device: str, plugins: Sequence[str] = ()) -> Agent:
     """The agent of a run as a checkpoint has it. Errors: RunError, ConfigError."""
     run.require_plugins(plugins)
-    plain = run.config | {"agent": {**run.config.get("agent", {}), "device": device}, "plugins": list(plugins)}
+    own = run.config.get("agent")
+    plain = run.config | {
+        "agent": {**own, "device": device} if isinstance(own, dict) else own,
+        "plugins": list(plugins),
+    }
     checked = config.check(plain)
-    agent = build_agent(checked, run.spec)
+    with refusing(f"{run.folder}: its config"):
+        agent = build_agent(checked, run.spec)
     use_threads(checked.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
     names: tuple[str, ...] = PARTS
     if isinstance(checkpoint, Checkpoint):
         names = (*PARTS, "optim")
         for line in run.edited(checkpoint):
             print(f"warning: {line}")
-    agent.restore({name: checkpoint.tensors(name) for name in names})
+    with refusing(f"{run.folder}: what was learned in {checkpoint.folder.name}"):
+        agent.restore({name: checkpoint.tensors(name) for name in names})
     agent.env = checked.env
     return agent

@@ -16,17 +16,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from training.legacy import upgrade_tensors
+from training.plain import cut, read_json, shown
+from training.stored import check_state
+from training.tensors import read_tensors
 from worldmodel import files
 from worldmodel.replay.episodes import Chunk
+from worldmodel.replay.storage import available_memory
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 LARGEST_JSON = 64 << 20
+LARGEST_STATE = 4 << 20
+MOST_ROWS = 10**10  # of a chunk: as many as replay.capacity may be
 NAME = re.compile(r"step-\d+(-\d+)*")
 FILES = {"model.safetensors", "actor.safetensors", "optim.safetensors", "rng.safetensors", "state.json"}
 
@@ -43,20 +48,31 @@ class Checkpoint(NamedTuple):
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The content of <name>.safetensors; verified again, since this is the moment that counts."""
-        return upgrade_tensors(name, load(self.read(f"{name}.safetensors")))
+        if f"{name}.safetensors" not in self.manifest["files"]:
+            raise Damaged(f"{self.folder.name}/{MANIFEST} does not list {name}.safetensors")
+        try:
+            return upgrade_tensors(name, read_tensors(self.read(f"{name}.safetensors")))
+        except ValueError as error:
+            raise Damaged(f"{self.folder.name}/{name}.safetensors: {error}") from error
 
     @property
     def state(self) -> dict[str, Any]:
         """Counters and the like."""
-        state: dict[str, Any] = json.loads(self.read("state.json"))
-        return state
+        try:
+            return check_state(read_json(self.read("state.json"), LARGEST_STATE))
+        except ValueError as error:
+            raise Damaged(f"{self.folder.name}/state.json: {error}") from error
 
     @property
     def chunks(self) -> list[Chunk]:
         return [Chunk(*chunk) for chunk in self.manifest["chunks"]]
 
     def read(self, name: str) -> bytes:
-        listed = self.manifest["files"][name]
+        listed, limit = self.manifest["files"][name], available_memory() // 2
+        if listed["bytes"] > limit:
+            raise Damaged(
+                f"{self.folder.name}/{name} has {listed['bytes']:,} bytes; {limit:,} are half of what is free"
+            )
         try:
             content = files.read(self.folder / name, listed["bytes"])
         except OSError as error:
@@ -144,26 +160,28 @@ def verify(folder: Path) -> Checkpoint:
     """The checkpoint in a folder, every byte checked; raises Damaged. Replay chunks are checked when they load."""
     try:
         files.check_folder(folder)
-        manifest = json.loads(files.read(folder / MANIFEST, LARGEST_JSON))
+        manifest = read_json(files.read(folder / MANIFEST, LARGEST_JSON), LARGEST_JSON)
         if manifest["format"] != FORMAT:
-            raise Damaged(f"{folder.name} has format {manifest['format']}, this version reads {FORMAT}")
+            raise Damaged(f"{folder.name} has format {shown(manifest['format'])}, this version reads {FORMAT}")
         checkpoint = Checkpoint(folder, manifest)
         absent = FILES - set(manifest["files"])
         if absent:
             raise Damaged(f"{folder.name}/{MANIFEST} does not list {', '.join(sorted(absent))}")
         for name in manifest["files"]:
             if Path(name).name != name:
-                raise Damaged(f"{folder.name}/{MANIFEST} lists {name!r}, which is not a plain file name")
-            content = checkpoint.read(name)
+                raise Damaged(f"{folder.name}/{MANIFEST} lists {shown(name)}, which is not a plain file name")
             if name.endswith(".safetensors"):
-                load(content)
+                checkpoint.tensors(name.removesuffix(".safetensors"))
+            else:
+                checkpoint.read(name)
+        checkpoint.state  # noqa: B018  # is checked
         for digest, rows, *place in manifest["chunks"]:
-            sound = isinstance(rows, int) and rows > 0 and len(digest) == 64 and int(digest, 16) >= 0
+            sound = isinstance(rows, int) and 0 < rows <= MOST_ROWS and len(digest) == 64 and int(digest, 16) >= 0
             stream, continuation = place or (0, False)
             if not (sound and isinstance(stream, int) and stream >= 0 and isinstance(continuation, bool)):
-                raise Damaged(f"{folder.name}/{MANIFEST} lists a replay chunk {digest!r} of {rows!r} rows, {place}")
+                raise Damaged(f"{folder.name}/{MANIFEST} lists a replay chunk {shown([digest, rows, *place])}")
     except Damaged:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        raise Damaged(f"{folder.name} is damaged: {type(error).__name__} {error}") from error
+    except Exception as error:  # a manifest may be anything
+        raise Damaged(f"{folder.name} is damaged: {type(error).__name__} {cut(str(error), 300)}") from error
     return checkpoint

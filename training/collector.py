@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from agents.agent import Agent, Memory
 from agents.base import Mode
 from training.rollout import Environments, EpisodeBuilder, EpisodeResult, Interrupted, Seconds
-from worldmodel.replay.episodes import Episode
+from worldmodel.base import Spec
+from worldmodel.replay.episodes import ROUNDING, Episode
 
 LONGEST_REPLAYED = 100_000  # decisions of an open episode that are taken again to resume amid it
 
@@ -122,7 +123,8 @@ class StepCollector:
         """Play the open episodes again up to where they were. False: they were begun anew, since the environments did
         not give the same, or the agent's memory is another.
         """
-        self.started, numbers = int(state["started"]), [int(number) for number in state["numbers"]]
+        self.started, numbers = state["started"], list(state["numbers"])
+        check_open_episodes(self.started, numbers, tensors, agent.spec)
         if not numbers:
             return True
         actions = [tensors[f"actions/{row:03d}"].numpy() if f"actions/{row:03d}" in tensors else np.zeros((0, 0))
@@ -133,7 +135,8 @@ class StepCollector:
         stored = [tensors.get(f"memory/{i:03d}") for i in range(len(leaves))]
         acted = any(old is not None for old in stored)  # else there is no memory yet
         fits = not acted or all(
-            old is not None and old.shape == leaf.shape for old, leaf in zip(stored, leaves, strict=True)
+            old is not None and (old.shape, old.dtype) == (leaf.shape, leaf.dtype) and old.isfinite().all()
+            for old, leaf in zip(stored, leaves, strict=True)
         )
         fits = fits and len(numbers) == n
         if not fits or max(map(len, actions)) > LONGEST_REPLAYED or not self.replayed(numbers, actions, tensors):
@@ -185,3 +188,25 @@ class StepCollector:
 def remembered(memory: Memory) -> tuple[Any, Tensor, Any]:
     """The memory without the info, which is about the last decision only."""
     return memory.state, memory.action, memory.carry
+
+
+def check_open_episodes(started: int, numbers: list[int], tensors: Mapping[str, Tensor], spec: Spec) -> None:
+    """Errors: ValueError, for what StepCollector.state() never gives. The memory is checked where it is used."""
+    if any(number >= started for number in numbers):
+        raise ValueError(f"open episodes: their numbers must be below {started}, that of the next one")
+    wanted = {
+        "actions": (torch.float32, (spec.action_dim,)),
+        "predicted": (torch.float32, ()),
+        "image": (torch.uint8, spec.image_shape),
+    }
+    for name, value in tensors.items():
+        part, _, row = name.partition("/")
+        dtype, shape = wanted.get(part, (value.dtype, tuple(value.shape)))
+        found = tuple(value.shape[1:] if part in ("actions", "predicted") else value.shape)
+        known = part == "memory" or (part in wanted and row in {f"{number:03d}" for number in range(len(numbers))})
+        if not known or (value.dtype, found) != (dtype, tuple(shape)):
+            raise ValueError(f"open episodes: {name[:100]!r} is {value.dtype} {tuple(value.shape)}, or not known")
+        if part == "actions" and not value.abs().amax() <= 1 + ROUNDING:
+            raise ValueError(f"open episodes: {name!r} is not in [-1, 1] somewhere")
+        if part == "actions" and tensors.get(f"predicted/{row}", value[:0]).shape[:1] != value.shape[:1]:
+            raise ValueError(f"open episodes: {name!r} and 'predicted/{row}' are of unequal length")

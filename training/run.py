@@ -23,16 +23,20 @@ from training.components import nearest
 from training.legacy import upgrade_config, upgrade_spec
 from training.lock import RunError
 from training.metrics import Metrics
-from training.plain import LARGEST_CONFIG, read_json, read_yaml, shown
+from training.plain import LARGEST_CONFIG, cut, read_json, read_yaml, shown
 from training.rotation import Rotation
+from training.stored import check_info
 from worldmodel import files
-from worldmodel.base import Spec
+from worldmodel.base import ConfigError, Spec
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode, read_chunk
 
 FOLDERS = ("checkpoints", "replay", "validation", "held_out", "videos")  # that a run may have inside
 
-PARSED: dict[str, Callable[[bytes], Any]] = {"config.yaml": read_yaml, "run.json": read_json}
+PARSED: dict[str, Callable[[bytes], Any]] = {
+    "config.yaml": read_yaml,
+    "run.json": lambda content: check_info(read_json(content)),
+}
 
 __all__ = ["Run", "RunError"]
 
@@ -109,8 +113,8 @@ class Run:
         except OSError as error:
             place = Path(str(error.filename)).name
             raise RunError(f"{folder} is damaged: {place}: {error.strerror}{copies(folder, place)}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{folder} is damaged: {error}{copies(folder, name)}") from error
+        except Exception as error:  # plain data of any form
+            raise RunError(f"{folder} is damaged: {name}: {cut(str(error), 300)}{copies(folder, name)}") from error
         run.written = written
         return run
 
@@ -175,9 +179,12 @@ class Run:
         lines = []
         for name in [name for name in PARSED if name in checkpoint.manifest["files"] and name in self.written]:
             before = checkpoint.read(name)
-            changes = (
-                [] if before == self.written[name] else differences(*map(PARSED[name], (before, self.written[name])))
-            )
+            try:
+                same = before == self.written[name]
+                changes = [] if same else differences(*map(PARSED[name], (before, self.written[name])))
+            except ValueError as error:
+                lines.append(f"{name} in {checkpoint.folder.name} cannot be read: {error}")
+                continue
             if changes:
                 what = "; ".join(f"{key}: {shown(old)} then, {shown(new)} now" for key, old, new in changes[:5])
                 copy = shlex.join(["cp", str(checkpoint.folder / name), str(self.folder / name)])
@@ -188,6 +195,20 @@ class Run:
     def episodes(self, checkpoint: Checkpoint) -> Iterator[Episode]:
         """The episodes in a checkpoint's replay, one by one. Errors: DamagedChunk."""
         return (read_chunk(self.replay / f"{chunk.digest}.npz", chunk, self.spec) for chunk in checkpoint.chunks)
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Around what is made of a run's content: whatever goes wrong with it is a RunError, in one line. A config's
+    mistakes are told as such.
+    """
+    try:
+        yield
+    except (RunError, ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(cut(str(error), 300).split()) or type(error).__name__
+        raise RunError(f"{what} cannot be used: {reason}") from error
 
 
 def check_inside(folder: Path) -> None:

@@ -18,7 +18,7 @@ from training.config import Config
 from training.initial_data import InitialData
 from training.progress import console
 from training.resolve import model_differences
-from training.run import Run, RunError
+from training.run import Run, RunError, refusing
 from training.schedule import Counters
 from training.threads import use_threads
 from training.trainer import Trainer
@@ -219,8 +219,10 @@ def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:
             continue
         for line in run.edited(checkpoint):
             console.print(f"warning: {line}")
-        trainer.load(checkpoint)
-        if trainer.replay.states and not trainer.replay.restore_context(checkpoint.tensors("context")):
+        with refusing(f"{run.folder}: {checkpoint.folder.name}"):
+            trainer.load(checkpoint)
+            known = not trainer.replay.states or trainer.replay.restore_context(checkpoint.tensors("context"))
+        if not known:
             console.print(
                 "the stored states are of other rows: sequences begin in none until they are learned from again"
             )

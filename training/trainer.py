@@ -235,7 +235,7 @@ class Trainer:
         self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")}, console.print)
         self.agent.set_random_state(checkpoint.tensors("rng"))
         self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
-        self.reporter.sums = {key: torch.tensor(value) for key, value in state["sums"].items()}
+        self.reporter.sums = {key: torch.tensor(value) for key, value in state.get("sums", {}).items()}
         self.run.metrics.rewind(state["metrics_bytes"], state.get("event_bytes"), self.counters.env_steps)
         if self.collector and "collector" in state:
             tensors = checkpoint.tensors("collector")

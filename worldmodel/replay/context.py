@@ -71,7 +71,9 @@ class StoredStates:
         """The reverse. False, and nothing is changed, if they are not of these rows or of this model."""
         wanted = {KNOWN: self.known, **{LEAF.format(i): leaf for i, leaf in enumerate(self.leaves)}}
         if set(wanted) != set(tensors) or any(
-            tensors[name].shape != (len(at), *own.shape[1:]) or tensors[name].dtype != own.dtype
+            tensors[name].shape != (len(at), *own.shape[1:])
+            or tensors[name].dtype != own.dtype
+            or not tensors[name].isfinite().all()
             for name, own in wanted.items()
         ):
             return False
