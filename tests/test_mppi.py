@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.imagination import evaluate_sequences
-from agents.planners import cem, mppi, proposal, shooting
+from agents.planners import cem, icem, mppi, proposal, shooting
 from agents.planners.mppi import weights
 from agents.planners.proposal import Carry, first_mean
 from training.config import check_section
@@ -41,6 +41,12 @@ def make_cem(model: Any, spec: Spec = LINE, **changes: Any) -> cem.CEM:
     values = dict(name="cem", horizon=12, iterations=6, candidates=512, elites=64, init_std=2.0, min_std=0.05)
     rest = dict(momentum=0.0, warm_start=False, choose="mean", exploration_noise=0.3)
     return cem.build(cem.Config(**{**values, **rest, **changes}), model, spec, tiny.REWARD)
+
+
+def make_icem(model: Any, spec: Spec, **changes: Any) -> icem.ICEM:
+    values = dict(name="icem", shrink=1.25, kept_elites=0.3, noise_exponent=2.0, init_std=0.5, momentum=0.1)
+    rest = dict(choose="best", exploration_noise=0.3)
+    return icem.build(icem.Config(**{**values, **rest, **changes}), model, spec, tiny.REWARD)
 
 
 def record(monkeypatch: pytest.MonkeyPatch, module: Any = mppi) -> list[tuple[Tensor, Tensor]]:
@@ -419,6 +425,7 @@ def planners(model: Any, spec: Spec, horizon: int) -> dict[str, Any]:
         "cem": make_cem(model, spec, **few),
         "mppi": make(model, spec, **few),
         "mppi that draws": make(model, spec, **few, choose="sample", inverse_temperature=1000.0),
+        "icem": make_icem(model, spec, **few),
         "shooting": shooting.build(config, model, spec, tiny.REWARD),
     }
 
