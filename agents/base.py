@@ -19,11 +19,20 @@ Mode: TypeAlias = Literal["explore", "evaluate"]  # with exploration noise, or w
 Play: TypeAlias = Callable[["Actor", int, int], Tensor]
 
 
+class Candidates(NamedTuple):
+    """The action sequences that a planner has weighed up; rows first."""
+
+    actions: Tensor  # (N, K, H, A)
+    returns: Tensor  # (N, K) imagined; -inf if that was not finite
+
+
 class ActorInfo(NamedTuple):
     """What an actor reports about a decision; rows first."""
 
     predicted_return: Tensor  # (N,) over the plan's horizon; NaN if it predicts none
     plan: Tensor  # (N, H, A) the actions that it intends to take, the next one first; H = 0 if it does not plan
+    # Those of the plan's last iteration, for whoever wants to look at them: they exist anyway, and nothing is copied.
+    candidates: Candidates | tuple[()] = ()
 
 
 class Stateless(NamedTuple):
@@ -127,6 +136,11 @@ def random_actions(
         choice = torch.randint(spec.action_dim, shape, device=device, generator=generator)
         return F.one_hot(choice, spec.action_dim).float()
     return torch.rand(*shape, spec.action_dim, device=device, generator=generator) * 2 - 1
+
+
+def executable(spec: Spec, actions: Tensor) -> Tensor:
+    """Planned actions (..., A) as they can be done: of probabilities the likeliest one."""
+    return F.one_hot(actions.argmax(-1), spec.action_dim).float() if spec.discrete else actions
 
 
 def add_exploration_noise(spec: Spec, action: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:

@@ -13,10 +13,8 @@ from worldmodel.base import Batch, State, WorldModel, merge_time, split_time, tr
 def evaluate_sequences(model: WorldModel, objective: Objective, state: State, actions: Tensor) -> Tensor:
     """The return of action sequences imagined from each state: state (N, ...), actions (N, K, H, A) -> (N, K).
 
-    sum over t = 1..H of r(s_t) * product over u < t of continues(s_u), and the terminal value of s_H times the product
-    over all u. r is the objective's: by default the reward, read AFTER each action (trap 21). Nothing counts after a
-    likely death (trap 26). Each candidate follows one sampled latent path, as in PlaNet. What is not finite counts as
-    the worst, so that states in which a model breaks down do not attract plans.
+    Each candidate follows one sampled latent path, as in PlaNet. What is not finite counts as the worst, so that states
+    in which a model breaks down do not attract plans.
     """
     n, k, horizon, _ = actions.shape
     flat = actions.flatten(0, 1)  # (N*K, H, A)
@@ -24,11 +22,21 @@ def evaluate_sequences(model: WorldModel, objective: Objective, state: State, ac
     for t in range(horizon):
         here = model.imagine(here, flat[:, t])
         states.append(here)
-    path = tree_stack(states, 0)  # (H, N*K, ...)
-    reward = objective.reward(model, path, flat.transpose(0, 1))  # (H, N*K)
-    alive = model.continues(merge_time(path)).view(horizon, n * k).cumprod(0)
-    total = reward[0] + (reward[1:] * alive[:-1]).sum(0) + objective.terminal_value(model, here) * alive[-1]
+    total = path_return(model, objective, tree_stack(states, 0), flat.transpose(0, 1))
     return total.view(n, k).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+
+
+def path_return(model: WorldModel, objective: Objective, path: State, actions: Tensor) -> Tensor:
+    """The return of imagined paths: states (H, N, ...) that the actions (H, N, A) led to -> (N,).
+
+    sum over t = 1..H of r(s_t) * product over u < t of continues(s_u), and the terminal value of s_H times the product
+    over all u. r is the objective's: by default the reward, read AFTER each action (trap 21). Nothing counts after a
+    likely death (trap 26).
+    """
+    last = tree_map(lambda a: a[-1], path)
+    reward = objective.reward(model, path, actions)  # (H, N)
+    alive = model.continues(merge_time(path)).view(actions.shape[:2]).cumprod(0)
+    return reward[0] + (reward[1:] * alive[:-1]).sum(0) + objective.terminal_value(model, last) * alive[-1]
 
 
 @torch.no_grad()

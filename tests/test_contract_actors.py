@@ -145,6 +145,10 @@ def check_info(info: ActorInfo, spec: Spec) -> None:
     assert info.plan.isfinite().all() and (info.plan.abs() <= 1 + 1e-6).all()  # weights may sum to 1 and a rounding
     if spec.discrete:  # of a step that is not decided yet, probabilities
         torch.testing.assert_close(info.plan.sum(-1), torch.ones(info.plan.shape[:2]))
+    if info.candidates:
+        candidates, returns = info.candidates
+        assert candidates.shape == (N, returns.shape[1], *info.plan.shape[1:]) and not returns.isnan().any()
+        assert (info.predicted_return <= returns.amax(1) + 1e-4).all()  # what is chosen comes from among them
 
 
 def leaves(tensors: Any) -> list[Tensor]:

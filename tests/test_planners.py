@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from agents.base import add_exploration_noise, random_actions
 from agents.imagination import evaluate_sequences
@@ -123,7 +124,7 @@ def test_cem_finds_the_linear_quadratic_optimum_and_shooting_does_not() -> None:
     assert least == pytest.approx(0.0599838187, rel=1e-6)
     model, start = tiny.linear()
     planner = make(model)
-    plan, promised = planner.plan(start, planner.initial(1))
+    plan, promised = planner.plan(start, planner.initial(1))[:2]
     cost = -evaluate_sequences(model, tiny.REWARD, start, plan[:, None]).item()
     assert 0 <= cost / least - 1 < 1e-3
     assert plan[0, 0, 0].item() == pytest.approx(action, abs=0.03)
@@ -198,7 +199,8 @@ def test_a_batch_of_states_plans_as_each_state_alone(monkeypatch: pytest.MonkeyP
     for i in range(3):
         rows, draw = slice(i, i + 1), iter(bank)
         alone = planner.plan(tiny.Point(*(a[rows] for a in states)), Carry(carry.mean[rows]))
-        torch.testing.assert_close([a[rows] for a in together], list(alone))
+        for whole, one in zip(pytree.tree_leaves(together), pytree.tree_leaves(tuple(alone)), strict=True):
+            torch.testing.assert_close(whole[rows], one)
 
 
 def test_with_only_elites_the_plan_is_the_mean_of_the_clipped_samples(
@@ -207,7 +209,7 @@ def test_with_only_elites_the_plan_is_the_mean_of_the_clipped_samples(
     model = tiny.quadratic(torch.tensor([[0.7, -0.2]]))
     seen = record(monkeypatch, cem)
     planner = make(model, PLANE, horizon=4, iterations=1, candidates=200, elites=200)
-    plan, value = planner.plan(model.initial(2), planner.initial(2))
+    plan, value = planner.plan(model.initial(2), planner.initial(2))[:2]
     samples, scores = seen[0]
     assert (samples.abs() == 1).any()  # some were clipped
     torch.testing.assert_close(plan, samples.mean(1))
@@ -259,7 +261,7 @@ def test_the_floor_keeps_the_proposal_wide(monkeypatch: pytest.MonkeyPatch) -> N
 def test_best_is_a_sequence_that_was_evaluated_and_no_other_brought_more(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny.linear()[0], record(monkeypatch, cem)
     planner = make(model, choose="best", iterations=3, candidates=40, elites=7)
-    plan, value = planner.plan(model.at(torch.tensor([[0.1, 0.0], [1.0, 0.0]])), planner.initial(2))
+    plan, value = planner.plan(model.at(torch.tensor([[0.1, 0.0], [1.0, 0.0]])), planner.initial(2))[:2]
     samples, scores = seen[-1]
     for row in range(2):
         assert torch.equal(plan[row], samples[row, scores[row].argmax()])
@@ -356,7 +358,8 @@ def test_without_exploring_the_plan_is_followed_and_noise_never_enters_it(planne
         results.append(actor.act(start, actor.initial(1), mode))
     (quiet, carry, info), (noisy, same, other) = results
     assert torch.equal(quiet, info.plan[:, 0]) and not torch.equal(noisy, quiet)
-    assert all(torch.equal(*pair) for pair in zip((*info, *carry), (*other, *same), strict=True))
+    pairs = zip(pytree.tree_leaves((info, carry)), pytree.tree_leaves((other, same)), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_more_elites_than_candidates_are_refused_with_advice() -> None:

@@ -36,11 +36,18 @@ MAY = {
     "train.py": {"torch", "envs", "worldmodel", "agents", "training"},
     "evaluate.py": {"torch", "numpy", "envs", "worldmodel", "agents", "training"},
     "export.py": {"worldmodel", "training"},
+    "viewer": {
+        "torch", "numpy", "pydantic", "PIL", "gymnasium", "envs", "agents", "training", "viewer", "worldmodel.base",
+        "worldmodel.networks.dense.packed_weights",
+    },
+    "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
 MAY["training/command_line.py"] = MAY["training"] | HYDRA
 MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a picture's file
-KNOW_NO_COMPONENT = ("training", "train.py", "evaluate.py", "export.py")
-PLACES = ("envs", "worldmodel", "agents", "training", "train.py", "evaluate.py", "export.py")
+MAY["viewer/server.py"] = MAY["viewer"] | {"aiohttp"}
+ENTRIES = ("train.py", "evaluate.py", "export.py", "play.py")
+KNOW_NO_COMPONENT = ("training", "viewer", *ENTRIES)
+PLACES = ("envs", "worldmodel", "agents", "training", "viewer", *ENTRIES)
 LONGEST_FILE, LONGEST_ENTRY, LONGEST_FUNCTION = 250, 150, 50  # lines
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 CALLS = {
@@ -256,6 +263,10 @@ def test_configs_name_no_python() -> None:
         ("train.py", "import hydra"),
         ("evaluate.py", "from omegaconf import OmegaConf"),
         ("evaluate.py", "import mujoco"),
+        ("viewer/a.py", "import aiohttp"),
+        ("viewer/a.py", "from agents.planners.cem import CEM"),
+        ("viewer/a.py", "from worldmodel.models import rssm"),
+        ("play.py", "import aiohttp"),
     ],
 )
 def test_a_trespass_is_seen(file: str, source: str) -> None:
@@ -271,6 +282,7 @@ def test_a_trespass_is_seen(file: str, source: str) -> None:
         ("agents/__init__.py", "from training.build import load_agent"),
         ("training/command_line.py", "from hydra.core import global_hydra"),
         ("train.py", "from training import command_line"),
+        ("viewer/server.py", "from aiohttp import web"),
     ],
 )
 def test_what_is_allowed_is_no_trespass(file: str, source: str) -> None:

@@ -32,15 +32,17 @@ EVALUATE = 3  # stream of randomness: other episodes than those that training ev
 
 class TrainedRun:
     """What a run's newest checkpoint holds. All results are of this checkpoint, also while training
-    continues. Errors: RunError, ConfigError.
+    continues. needs_env: refuse a run without an environment. Errors: RunError, ConfigError.
     """
 
-    def __init__(self, folder: Path, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, device: str, seed: int, plugins: Sequence[str] = (), needs_env: bool = True
+    ) -> None:
         self.seed, self.plugins = seed, list(plugins)
         self.run, self.checkpoint = open_trained(folder)
         self.recorded = self.checkpoint.evaluation if isinstance(self.checkpoint, StoredAgent) else None
         self.agent = trained_agent(self.run, self.checkpoint, device, plugins)
-        if self.agent.env is None:
+        if needs_env and self.agent.env is None:
             raise RunError(
                 f"{folder} was trained on recorded episodes, without an environment: to evaluate it, train with "
                 "data=... env=..., or build your own loop with agents.load"

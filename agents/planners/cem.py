@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agents.base import Actor, ActorInfo, Mode, Objective, add_exploration_noise
+from agents.base import Actor, ActorInfo, Candidates, Mode, Objective, add_exploration_noise
 from agents.imagination import evaluate_sequences
 from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, sample
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
@@ -57,14 +57,16 @@ class CEM(Actor):
     def act(
         self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Carry, ActorInfo]:
-        actions, value = self.plan(state, carry, generator)
+        actions, value, candidates = self.plan(state, carry, generator)
         action = first_action(self.spec, actions)
         if mode == "explore":
             action = add_exploration_noise(self.spec, action, self.config.exploration_noise, generator)
-        return action, Carry(actions), ActorInfo(value, actions)
+        return action, Carry(actions), ActorInfo(value, actions, candidates)
 
-    def plan(self, state: State, carry: Carry, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The planned actions (N, H, A), and the mean return of the last elites (N,)."""
+    def plan(
+        self, state: State, carry: Carry, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Candidates]:
+        """The planned actions (N, H, A), the mean return of the last elites (N,), and the last candidates."""
         config = self.config
         mean = first_mean(self.spec, carry, config.warm_start)
         std = torch.full_like(mean, config.init_std)
@@ -76,4 +78,4 @@ class CEM(Actor):
             mean = torch.lerp(elites.mean(1), mean, config.momentum)
             spread = (elites.var(1, correction=0) + 1e-6).sqrt()  # the population's variance, as released
             std = torch.lerp(spread, std, config.momentum).clamp(min=config.min_std)
-        return (mean if config.choose == "mean" else elites[:, 0]), value.mean(1)
+        return (mean if config.choose == "mean" else elites[:, 0]), value.mean(1), Candidates(samples, returns)

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agents.base import Actor, ActorInfo, Mode, Objective, add_exploration_noise, normal_like
+from agents.base import Actor, ActorInfo, Candidates, Mode, Objective, add_exploration_noise, normal_like
 from agents.imagination import evaluate_sequences
 from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, sample
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
@@ -61,6 +61,7 @@ class Proposal(NamedTuple):
     elites: Tensor  # (N, E, H, A) the best one first
     weight: Tensor  # (N, E)
     value: Tensor  # (N,) the mean return of the elites by their weights: what an elite drawn by weight brings
+    candidates: Candidates | tuple[()] = ()
 
 
 class MPPI(Actor):
@@ -83,7 +84,7 @@ class MPPI(Actor):
             if self.config.proposal_noise and not self.spec.discrete:
                 action = action + proposal.std[:, 0] * normal_like(action, generator)
             action = add_exploration_noise(self.spec, action, self.config.exploration_noise, generator)  # clips, too
-        return action, Carry(proposal.mean), ActorInfo(proposal.value, proposal.mean)
+        return action, Carry(proposal.mean), ActorInfo(proposal.value, proposal.mean, proposal.candidates)
 
     def plan(self, state: State, carry: Carry, generator: torch.Generator | None = None) -> Proposal:
         config = self.config
@@ -101,7 +102,7 @@ class MPPI(Actor):
             mean = torch.lerp(centre, mean, config.momentum)
             std = torch.lerp(spread, std, config.momentum).clamp(config.min_std, config.max_std)
         predicted = torch.where(weight > 0, weight * value, 0).sum(1)  # 0 * -inf is not a number
-        return Proposal(mean, std, elites, weight, predicted)
+        return Proposal(mean, std, elites, weight, predicted, Candidates(samples, returns))
 
     def choice(self, proposal: Proposal, generator: torch.Generator | None = None) -> Tensor:
         """The sequence (N, H, A) to act on."""

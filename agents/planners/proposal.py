@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.base import executable
 from worldmodel.base import Spec
 
 
@@ -47,4 +48,4 @@ def sample(spec: Spec, mean: Tensor, std: Tensor, candidates: int, generator: to
 
 def first_action(spec: Spec, actions: Tensor) -> Tensor:
     """The action (N, A) to take of a sequence (N, H, A) that may hold probabilities."""
-    return F.one_hot(actions[:, 0].argmax(-1), spec.action_dim).float() if spec.discrete else actions[:, 0]
+    return executable(spec, actions[:, 0])

@@ -4,7 +4,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from agents.base import Actor, ActorInfo, Mode, Objective, Stateless, add_exploration_noise, random_actions
+from agents.base import (
+    Actor,
+    ActorInfo,
+    Candidates,
+    Mode,
+    Objective,
+    Stateless,
+    add_exploration_noise,
+    random_actions,
+)
 from agents.imagination import evaluate_sequences
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
 
@@ -37,9 +46,10 @@ class Shooting(Actor):
         samples = random_actions(
             self.spec, n, config.candidates, config.horizon, device=device, generator=generator
         )  # (N, K, H, A)
-        value, best = evaluate_sequences(self.model, self.objective, state, samples).max(1)
+        returns = evaluate_sequences(self.model, self.objective, state, samples)  # (N, K)
+        value, best = returns.max(1)
         actions = samples[torch.arange(n, device=device), best]  # (N, H, A)
         action = actions[:, 0]
         if mode == "explore":
             action = add_exploration_noise(self.spec, action, config.exploration_noise, generator)
-        return action, carry, ActorInfo(value, actions)
+        return action, carry, ActorInfo(value, actions, Candidates(samples, returns))

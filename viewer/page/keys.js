@@ -1,0 +1,174 @@
+// A human's action: from keys, buttons and sliders; and which key does what.
+
+const PAIRS = [["ArrowLeft", "ArrowRight"], ["ArrowDown", "ArrowUp"], ["a", "d"], ["s", "w"], ["j", "l"], ["k", "i"],
+  ["f", "h"], ["g", "t"]];
+const CHOICES = [..."1234567890qwertyuiopasdfghjkl"];
+const ARROWS = { 2: ["ArrowLeft", "ArrowRight"], 3: ["ArrowLeft", "ArrowDown", "ArrowRight"],
+  4: ["ArrowLeft", "ArrowDown", "ArrowUp", "ArrowRight"] };
+const MEANT = { LEFT: "ArrowLeft", RIGHT: "ArrowRight", UP: "ArrowUp", DOWN: "ArrowDown", FIRE: "f", NOOP: "n" };
+const GLYPHS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓" };
+const glyph = (key) => GLYPHS[key] || key.toUpperCase();
+
+export class Hands {
+  // changed(action): called whenever a human's action changes or a key is struck anew.
+  constructor(facts, changed) {
+    this.facts = facts;
+    this.changed = changed;
+    this.held = new Map(); // what is pressed: name -> [dimension, sign], or [index]
+    this.values = new Array(facts.discrete ? 1 : facts.actions).fill(0); // what is held without a key
+    this.first = 0; // the dimension that the first pair of keys moves
+    this.box = document.getElementById("controls");
+    this.sticky = document.getElementById("sticky");
+    this.sticky.onchange = () => { if (!this.sticky.checked) this.let_go(); };
+    this.build();
+  }
+
+  // ---- which key does what ----
+
+  keys() {
+    const bound = new Map();
+    if (this.facts.discrete) {
+      for (let i = 0; i < this.facts.actions; i++) {
+        const meant = MEANT[this.facts.meanings[i]], arrows = ARROWS[this.facts.actions];
+        if (CHOICES[i]) bound.set(CHOICES[i], [i]);
+        if (meant) bound.set(meant, [i]);
+        else if (arrows && !this.facts.meanings.length) bound.set(arrows[i], [i]);
+      }
+      return bound;
+    }
+    PAIRS.forEach(([less, more], pair) => {
+      const dimension = this.first + pair;
+      if (dimension < this.facts.actions) {
+        bound.set(less, [dimension, -1]);
+        bound.set(more, [dimension, 1]);
+      }
+    });
+    return bound;
+  }
+
+  shift(by) { // more dimensions than keys
+    if (this.facts.discrete || this.facts.actions <= PAIRS.length) return;
+    const count = this.facts.actions;
+    this.first = Math.max(0, Math.min(count - 1, this.first + by * PAIRS.length));
+    this.let_go();
+    this.build();
+  }
+
+  build() {
+    this.bound = this.keys();
+    this.box.replaceChildren();
+    this.box.classList.toggle("choice", this.facts.discrete);
+    const of = (wanted) => [...this.bound].filter(([, what]) => String(what) === String(wanted)).map(([key]) => key);
+    if (this.facts.discrete) {
+      for (let i = 0; i < this.facts.actions; i++) {
+        const name = (this.facts.meanings[i] || `action ${i}`).toLowerCase();
+        this.box.append(this.button(name, of([i]).slice(-2), [i]));
+      }
+    } else {
+      for (let i = 0; i < this.facts.actions; i++) this.box.append(this.dimension(i, of([i, -1]), of([i, 1])));
+    }
+    const more = this.facts.actions > PAIRS.length && !this.facts.discrete;
+    document.getElementById("says-actions").textContent = this.facts.discrete
+      ? "a key or a button; none pressed is the first"
+      : more ? "keys, buttons, sliders; [ and ] move the keys on" : "keys, buttons or sliders";
+  }
+
+  button(name, keys, what) {
+    const button = document.createElement("button");
+    button.append(name, ...keys.map((key) => Object.assign(document.createElement("kbd"), { textContent: glyph(key) })));
+    button.dataset.what = String(what);
+    button.onpointerdown = (event) => {
+      if (event.pointerId !== undefined && button.setPointerCapture) button.setPointerCapture(event.pointerId);
+      this.press(button, what);
+    };
+    button.onpointerup = button.onpointercancel = button.onlostpointercapture = () => this.release(button);
+    button.oncontextmenu = (event) => event.preventDefault(); // a long touch
+    return button;
+  }
+
+  dimension(i, less, more) {
+    const row = document.createElement("div");
+    row.className = "dimension";
+    const name = Object.assign(document.createElement("span"), { className: "name", textContent: i + 1 });
+    const slider = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 1, step: 0.05, value: 0 });
+    slider.ariaLabel = `action ${i + 1}`;
+    slider.oninput = () => { this.values[i] = Number(slider.value); this.tell(); };
+    slider.onchange = () => {
+      slider.blur();
+      if (!this.sticky.checked) { this.values[i] = 0; this.tell(); }
+    };
+    row.append(name, this.button("−", less, [i, -1]), slider, this.button("+", more, [i, 1]), document.createElement("output"));
+    return row;
+  }
+
+  // ---- pressing ----
+
+  press(name, what) {
+    if (this.sticky.checked) {
+      if (this.facts.discrete) this.values[0] = what[0];
+      else this.values[what[0]] = this.values[what[0]] === what[1] ? 0 : what[1];
+    }
+    this.held.set(name, what);
+    this.tell();
+  }
+
+  release(name) {
+    if (!this.held.delete(name)) return;
+    this.tell(false);
+  }
+
+  let_go() {
+    this.held.clear();
+    this.values.fill(0);
+    this.tell(false);
+  }
+
+  // A key of the keyboard; whether it was one of ours.
+  key(event, down) {
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, what = this.bound.get(key);
+    if (!what) return false;
+    if (!down) this.release(key);
+    else if (!event.repeat) this.press(key, what);
+    else this.tell(); // a key that is kept down steps on while the world is paused
+    return true;
+  }
+
+  action() {
+    if (this.facts.discrete) {
+      const pressed = [...this.held.values()].pop();
+      const index = pressed ? pressed[0] : this.values[0], row = new Array(this.facts.actions).fill(0);
+      row[index] = 1;
+      return row;
+    }
+    const action = [...this.values];
+    if (!this.sticky.checked) {
+      const sums = new Map();
+      for (const [dimension, sign] of this.held.values()) sums.set(dimension, (sums.get(dimension) || 0) + sign);
+      for (const [dimension, sum] of sums) action[dimension] = Math.max(-1, Math.min(1, sum));
+    }
+    return action;
+  }
+
+  tell(struck = true) {
+    const pressed = new Set([...this.held.values()].map(String));
+    for (const button of this.box.querySelectorAll("button")) button.classList.toggle("down", pressed.has(button.dataset.what));
+    this.changed(this.action(), struck);
+  }
+
+  // ---- showing ----
+
+  // The action that was taken, whoever acts.
+  show(action, by_hand) {
+    this.box.classList.toggle("by-hand", by_hand);
+    if (this.facts.discrete) {
+      const taken = action.indexOf(Math.max(...action));
+      this.box.querySelectorAll("button").forEach((button, i) => button.classList.toggle("taken", i === taken));
+      return;
+    }
+    this.box.querySelectorAll(".dimension").forEach((row, i) => {
+      const slider = row.querySelector("input");
+      row.querySelector("output").textContent = action[i].toFixed(2);
+      if (document.activeElement !== slider) slider.value = action[i];
+    });
+  }
+}
