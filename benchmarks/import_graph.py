@@ -17,10 +17,11 @@ matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP = ("train", "evaluate", "export", "training", "agents", "worldmodel", "envs")
-ENTRIES = "train.py, evaluate.py, export.py"
+TOP = ("train", "evaluate", "export", "play", "viewer", "training", "agents", "worldmodel", "envs")
+ENTRIES = "train.py, evaluate.py, export.py, play.py"
 PLACES = {  # rooms, and where they are drawn: x, y
     ENTRIES: (2.0, 6.2),
+    "viewer": (3.9, 5.6),
     "training": (2.5, 4.8),
     "agents": (1.25, 3.1),
     "agents/explorers": (-0.3, 4.5),
@@ -35,7 +36,14 @@ PLACES = {  # rooms, and where they are drawn: x, y
     "envs/suites": (4.5, 2.6),
 }
 BEND = 0.07
-COLOURS = {ENTRIES: "#555555", "training": "#8856a7", "agents": "#2b8cbe", "worldmodel": "#31a354", "envs": "#d95f0e"}
+COLOURS = {
+    ENTRIES: "#555555",
+    "viewer": "#c51b8a",
+    "training": "#8856a7",
+    "agents": "#2b8cbe",
+    "worldmodel": "#31a354",
+    "envs": "#d95f0e",
+}
 
 
 def modules() -> dict[str, Path]:

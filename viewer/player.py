@@ -51,6 +51,7 @@ class Player:
         self.began = self.due = self.seconds = 0.0  # of the last step: when it began, when the next is due, how long
         self.drawing, self.drawn = 0.0, -math.inf  # seconds that drawing futures took, and when it ended
         self.told: dict[str, Any] = {}
+        self.fresh = False  # whether the curves begin anew
 
     async def call(self, function: Callable[..., T], *given: Any) -> T:
         """In the session's thread."""
@@ -123,11 +124,11 @@ class Player:
             await self.call(self.recording.add, self.view, self.futures if self.shows_futures else None)
 
     def has_time_to_draw(self) -> bool:
-        """Before the next step is due; or where there never is that much time, now and then, so that keys are still
-        answered soon.
+        """While it is paused; before the next step is due; or where there never is that much time, now and then, so that
+        keys are still answered soon.
         """
         now = time.monotonic()
-        return now + self.drawing <= self.due or now - self.drawn >= max(SELDOM, 2 * self.drawing)
+        return not self.running or now + self.drawing <= self.due or now - self.drawn >= max(SELDOM, 2 * self.drawing)
 
     async def draw_futures(self) -> None:
         assert self.view is not None
@@ -144,8 +145,9 @@ class Player:
         outlooks = self.session.outlooks()
         numbers = messages.numbers_of_view(self.view, outlooks)
         self.history.append(numbers)
-        timing = {"heard": heard, "ms": round(1000 * self.seconds, 1)}
-        self.tell("view", messages.of_view(self.view, numbers | timing))
+        more = {"heard": heard, "ms": round(1000 * self.seconds, 1), "fresh": self.fresh}
+        self.fresh = False
+        self.tell("view", messages.of_view(self.view, numbers | more))
 
     def tell_state(self, anew: bool = False) -> None:
         """The switches, if they have changed. anew: to somebody who has not heard of them yet."""
@@ -198,7 +200,7 @@ class Player:
         session = self.session
         jobs: list[Callable[[], View]] = []
         if command.reset is not None:
-            jobs.append(functools.partial(session.reset, command.reset))
+            jobs.append(functools.partial(self.reset, command.reset))
         if command.place is not None:
             jobs.append(functools.partial(session.go, command.place))
         if command.wake:
@@ -206,6 +208,12 @@ class Player:
         if command.horizon is not None:
             jobs.append(functools.partial(self.set_horizon, command.horizon))
         return jobs
+
+    def reset(self, seed: int) -> View:
+        """Begin anew, and the curves, too."""
+        self.history.clear()
+        self.fresh = True
+        return self.session.reset(seed)
 
     def set_horizon(self, horizon: int) -> View:
         return self.session.set_horizon(horizon, self.with_horizon(horizon))

@@ -62,6 +62,9 @@ export function fan(canvas, message, bitmap, size) {
     for (let column = 0; column < columns; column++) {
       const [w, h] = [width - gap, tall(width) - gap];
       context.drawImage(bitmap, column * wide, row * high, wide, high, left + column * width, y, w, h);
+      context.strokeStyle = colour("--line");
+      context.lineWidth = 1;
+      context.strokeRect(left + column * width + 0.5, y + 0.5, w - 1, h - 1);
     }
     if (row === 0) {
       context.strokeStyle = colour("--plan");

@@ -9,7 +9,7 @@ const state = { control: "agent", place: "world", paused: false, film: 0 };
 let facts = null, hands = null, socket = null, acts = false, futures = null;
 let sent = 0, waiting = new Map(), wants_film = false;
 const latencies = [], arrivals = []; // milliseconds from a key to its picture; times of the newest steps
-window.measured = { latencies, arrivals };
+window.measured = { latencies, steps: 0 };
 
 // ---- the connection ----
 
@@ -85,6 +85,7 @@ function put(points, x, y) {
 }
 
 function remember(view) {
+  if (view.fresh) series.clear();
   if (view.step < series.step || (view.step === 0 && series.step > 0)) {
     series.base = series.x + 1;
     series.marks = [...series.marks.slice(-20), series.base];
@@ -126,6 +127,7 @@ function show_view(view, bitmaps) {
   draw_curves();
   $("panes").dataset.step = view.step;
   arrivals.push(performance.now());
+  window.measured.steps++;
   requestAnimationFrame(() => measure(view.heard));
 }
 
@@ -148,6 +150,7 @@ function show_futures() {
   $("says-futures").textContent = many ? `the plan, and ${message.ranks.length} of ${many} candidates with their predicted returns over ${message.horizon} steps`
     : `itself, and as it explores, followed for ${message.horizon} steps in the dream, with predicted returns`;
   fan($("fan"), message, bitmap, facts.size);
+  $("fan").dataset.step = message.step;
 }
 
 // ---- switches ----
