@@ -51,7 +51,8 @@ def open_run(
 
     def with_horizon(horizon: int) -> Actor | None:
         changed = section.model_copy(update={"horizon": horizon})
-        return build_actor(changed, objective, agent.model, agent.spec, trained.plugins) if plans else None
+        parts = changed, objective, agent.model, agent.spec, trained.plugins, trained.agent.actor
+        return build_actor(*parts) if plans else None
 
     session.horizon = section.horizon if plans else session.horizon
     facts = {

@@ -124,8 +124,8 @@ class Player:
             await self.call(self.recording.add, self.view, self.futures if self.shows_futures else None)
 
     def has_time_to_draw(self) -> bool:
-        """While it is paused; before the next step is due; or where there never is that much time, now and then, so that
-        keys are still answered soon.
+        """While it is paused; before the next step is due; or where there never is that much time, now and then, so
+        that keys are still answered soon.
         """
         now = time.monotonic()
         return not self.running or now + self.drawing <= self.due or now - self.drawn >= max(SELDOM, 2 * self.drawing)

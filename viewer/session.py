@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.base import ActorInfo
+from agents.base import Actor, ActorInfo
+from agents.reward_and_value import RewardAndValue
 from viewer.futures import Futures, imagine_futures, to_bytes
 from worldmodel.base import Batch, State, tree_map
 from worldmodel.networks.dense import packed_weights
@@ -179,7 +180,7 @@ class Session:
 
     def view(self) -> View:
         """What there is to see now."""
-        model, critic = self.agent.model, getattr(self.agent.actor, "expected_return", None)
+        model, critic = self.agent.model, critic_of(self.agent.actor)
         with self.computing(), self.aside():
             both = tree_map(lambda a, b: torch.cat([a, b]), self.observed, self.dreamt)
             reconstruction, dream = to_bytes(model.decode(both))
@@ -208,10 +209,10 @@ class Session:
 
     def outlooks(self) -> list[Outlook]:
         """The newest prediction, and the newest one whose horizon has passed beside what was obtained. None, if what is
-        planned for is not the reward.
+        planned for is not the reward up to there.
         """
         objective = self.agent.actor.objective
-        if objective is not None and not objective.in_reward_units:
+        if isinstance(objective, RewardAndValue) or (objective is not None and not objective.in_reward_units):
             return []
         begun = self.step_number - len(self.rewards)
         found = [Outlook(begun + before, expected, math.nan) for before, expected, _ in self.predictions[-1:]]
@@ -240,3 +241,9 @@ class Session:
     def aside(self) -> contextlib.AbstractContextManager[None]:
         """With random numbers of its own."""
         return self.agent.fork_rng(1_000_003 * self.seed + self.step_number)
+
+
+def critic_of(actor: Actor) -> Callable[[State], Tensor] | None:
+    """The actor's own critic, or the one that a planner asks what lies beyond its horizon."""
+    owner = actor.objective.actor if isinstance(actor.objective, RewardAndValue) else actor
+    return getattr(owner, "expected_return", None)
