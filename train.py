@@ -7,6 +7,11 @@ is training/trainer.py; which recipes and keys there are is configs/.
 import sys
 from collections.abc import Sequence
 
+from training import early
+
+if __name__ == "__main__":
+    early.begin(sys.argv[1:])  # before torch is loaded
+
 import torch
 
 import envs

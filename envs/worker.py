@@ -25,6 +25,9 @@ from envs.errors import EnvError, where
 
 Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed interface
 
+# What Ctrl-C, a closed terminal or a cluster's manager sends to all processes of a job: the parent decides, and closes
+# the workers. SIGUSR1 only prints where one is.
+PARENTS_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -32,7 +35,9 @@ def start(config: Config, build: Build, index: int, parent: int) -> "Worker":
     """Prepares a worker's process, a child of the process `parent`, and gives its environment."""
     if os.getpid() == parent:  # gymnasium makes the first one in the parent, too, for its spaces: nothing is built
         return Worker(config, build, index, remote=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which closes the workers
+    for name in PARENTS_SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":
         # Even a worker that hangs in C must not outlive its parent. This needs "spawn": the fork server waits
         # for its workers, and they for it.

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.agent import Agent
 from agents.base import Actor
 from agents.reward_and_value import RewardAndValue
 from training import config
 from training.agent_file import PARTS, StoredAgent, open_trained
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, Damaged
 from training.components import find
 from training.config import Config
 from training.run import Run, refusing
@@ -50,9 +50,30 @@ def build_actor(
     return actor
 
 
+class Loaded(NamedTuple):
+    """A trained agent, and what it was loaded from."""
+
+    run: Run
+    checkpoint: Checkpoint | StoredAgent
+    state: dict[str, Any]  # the checkpoint's
+    agent: Agent
+
+
+def load_trained(place: Path, device: str = "auto", plugins: Sequence[str] = ()) -> Loaded:
+    """The newest checkpoint of a run, or an agent's file. Errors: RunError, ConfigError, OSError."""
+    while True:
+        run, checkpoint = open_trained(place)
+        try:
+            return Loaded(run, checkpoint, checkpoint.state, trained_agent(run, checkpoint, device, plugins))
+        except Damaged:
+            if checkpoint.folder.exists():
+                raise
+            # It was deleted: training goes on, and has written a newer one.
+
+
 def load_agent(place: Path, device: str = "auto", plugins: Sequence[str] = ()) -> Agent:
     """See agents.load."""
-    return trained_agent(*open_trained(place), device, plugins)
+    return load_trained(place, device, plugins).agent
 
 
 def trained_agent(run: Run, checkpoint: Checkpoint | StoredAgent, device: str, plugins: Sequence[str] = ()) -> Agent:

@@ -101,6 +101,10 @@ class StepCollector:
         continuation = len(builder.images) < len(builder.rewards)
         return [Rows(row, builder.take(), continuation)]
 
+    def abandon(self) -> None:
+        """Forget the open episodes: the next call begins new ones."""
+        self.builders, self.numbers, self.memory, self.agent = [], [], None, None
+
     # ---- what a checkpoint holds ----
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,7 +19,7 @@ def open_trainer(
 
 def loop(trainer: Trainer) -> None:
     """Until enough env steps were collected, and learned from. Whatever ends it, the run is saved first; unless it has
-    diverged, or rows are only half in replay: then the last good checkpoint is kept.
+    diverged: then the last good checkpoint is kept.
     """
     schedule = trainer.schedule
     try:
@@ -40,6 +40,5 @@ def loop(trainer: Trainer) -> None:
     except Diverged:
         raise
     except BaseException:
-        if not trainer.torn:
-            trainer.save()
+        trainer.save()
         raise

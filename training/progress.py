@@ -1,11 +1,51 @@
 """Console output during training: lines that stay, and a progress bar."""
 
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+
+class Output:
+    """Standard output. A terminal that was closed is like a closed pipe; a log that cannot be written, on a full disk,
+    is no reason to stop.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        self.tried(lambda: sys.stdout.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.tried(sys.stdout.flush)
+
+    def tried(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO):
+                raise BrokenPipeError(*error.args) from error
+
+
+class QuietEnd(Console):
+    """Who closes the pipe, as `| head` does, wants no more: the program ends, everything is saved, nothing is said."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+        raise SystemExit(128 + signal.SIGPIPE)
+
+
+console = QuietEnd(file=Output(), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
 
 
 class ProgressBar:

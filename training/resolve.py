@@ -2,19 +2,16 @@
 is written, and Hydra is not known here.
 """
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from training.config import Config, check
 from training.plain import shown
-from training.run import Run
+from training.run import Run, differences
+from training.run_name import LONGEST_NAME, made_from
 from worldmodel.base import ConfigError
 
-LONGEST_NAME = 200  # of a run; file systems take 255 bytes
-NOT_IN_NAME = ("run=", "runs=", "exp=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
 MAY_CHANGE = (  # when a run is resumed
     "run",
     "runs",
@@ -73,14 +70,10 @@ def with_wrappers(plugins: Any, env: Any) -> Any:
 
 
 def run_name(name: Any, recipe: str, overrides: Sequence[str]) -> str:
-    """As given, or made from the overrides: the same ones give the same name, for it is how a run is found again."""
+    """As given, or made from the overrides. Errors: ConfigError."""
     if name is None:
-        words = [word.lstrip("+") for word in overrides]
-        words = [word for word in words if not word.startswith(NOT_IN_NAME)]
-        name = re.sub(r"[^\w.,=+-]", "_", "-".join([recipe, *words]))
-        if len(name) > LONGEST_NAME:
-            name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    elif len(str(name)) > LONGEST_NAME:
+        return made_from(recipe, overrides)
+    if len(str(name)) > LONGEST_NAME:
         raise ConfigError([f"run: the name has {len(str(name))} letters; choose one of at most {LONGEST_NAME}"])
     return str(name)
 
@@ -112,15 +105,6 @@ def refuse_changes(stored: Run, plain: Plain) -> None:
     if changed:
         hint = f"to go on with the run as it is: {stored.command()}; or choose another name with run=..."
         raise ConfigError([*changed, hint])
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """The keys in which two configs differ: (path, old value, new value)."""
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [] if old == new else [(path, old, new)]
-    keys = [*old, *(key for key in new if key not in old)]
-    inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key)) for key in keys)
-    return [difference for found in inside for difference in found]
 
 
 def model_differences(config: Config) -> ConfigError | None:

@@ -1,8 +1,9 @@
 """Results of a trained run: one actor's returns, a table of several, controllers of several temperatures."""
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ VIDEOS = 3
 DREAMS = 256  # that a controller's return in the dream is the mean of
 
 
+@contextlib.contextmanager
+def written(path: Path, results: Any, about: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Results are shown inside and written then, as far as there are any, also if something failed: neither a folder
+    that cannot be written nor a closed pipe costs any. about: what is written beside a list of them.
+    """
+    try:
+        yield
+    finally:
+        if results:
+            content = results if about is None else {"rows": results, **about}
+            files.write(path, json.dumps(content, indent=2).encode())
+
+
 def evaluate_one(
     trained: TrainedRun,
     name: str | None,
@@ -32,21 +46,21 @@ def evaluate_one(
     overrides: Sequence[str] = (),
     video: bool = False,
 ) -> None:
-    """evaluation.json, and videos. Results are printed before they are written."""
+    """evaluation.json, and videos."""
     agent, _ = trained.prepare_agent(name, generations, overrides)
     results, values = trained.evaluate(agent, episodes)
     result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
     returns = result["returns"]
     interval = f" +- {result['ci95']:.1f} (95 %)" if result["ci95"] is not None else ""
-    console.print(
-        f"return {result['return']:.1f}{interval} over {episodes} episodes; lowest {min(returns):.1f}, "
-        f"highest {max(returns):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
-    )
-    if trained.recorded:
-        score, count = trained.recorded["return"], trained.recorded["episodes"]
-        console.print(f"recorded when it was exported: return {score:.1f} over {count} episodes")
     folder = trained.results_folder()
-    files.write(folder / "evaluation.json", json.dumps(result, indent=2).encode())
+    with written(folder / "evaluation.json", result):
+        console.print(
+            f"return {result['return']:.1f}{interval} over {episodes} episodes; lowest {min(returns):.1f}, "
+            f"highest {max(returns):.1f}; {result['milliseconds_per_action']:.1f} ms per action"
+        )
+        if trained.recorded:
+            score, count = trained.recorded["return"], trained.recorded["episodes"]
+            console.print(f"recorded when it was exported: return {score:.1f} over {count} episodes")
     if video:
         videos(folder / "videos", agent, results, trained.seed)
 
@@ -61,14 +75,20 @@ def compare(
     """comparison.json, and a table: every actor on the same model and the same episodes."""
     for name in names:
         trained.section(name, overrides)  # all mistakes before the first episode
-    found = []
-    for name in names:
-        agent, seconds = trained.prepare_agent(name, generations, overrides)
-        results, values = trained.evaluate(agent, episodes)
-        found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
-        console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
+    found: list[dict[str, Any]] = []
     folder = trained.results_folder()
-    table = Table(title=f"{folder}, {episodes} episodes of seed {trained.seed}")
+    with written(folder / "comparison.json", found):
+        for name in names:
+            agent, seconds = trained.prepare_agent(name, generations, overrides)
+            results, values = trained.evaluate(agent, episodes)
+            found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
+            console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
+        console.print(table_of(found, f"{folder}, {episodes} episodes of seed {trained.seed}"))
+
+
+def table_of(found: Sequence[dict[str, Any]], title: str) -> Table:
+    """One line for each actor."""
+    table = Table(title=title)
     for column in ("actor", "return", "+- (95 %)", "ms per action", "env steps", "learned in dreams"):
         table.add_column(column, justify="left" if column == "actor" else "right")
     for result in found:
@@ -81,8 +101,7 @@ def compare(
             f"{result['env_steps']:,}",
             f"{seconds:.0f} s" if seconds else "",
         )
-    console.print(table)
-    files.write(folder / "comparison.json", json.dumps(found, indent=2).encode())
+    return table
 
 
 def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: int, generations: int) -> None:
@@ -96,26 +115,26 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
     if not hasattr(section, "temperature"):
         raise ConfigError([f"--temperatures: {name} does not learn in dreams; evolution does"])
     rows: list[dict[str, float | None]] = []
-    for temperature in wanted:
-        agent, _ = trained.prepare_agent(name, generations, temperature=temperature)
-        imagined = evaluation.dream_returns(
-            agent, trained.replay, DREAMS, section.horizon, temperature, trained.seed
-        ).tolist()
-        results, _ = trained.evaluate(agent, episodes)
-        real = [result.episode_return for result in results]
-        rows.append({"temperature": temperature})
-        for place, returns in (("dream", imagined), ("env", real)):
-            mean, interval = mean_ci95(returns)
-            rows[-1] |= {place: mean, f"{place}_std": float(np.std(returns))}
-            rows[-1][f"{place}_ci95"] = None if math.isnan(interval) else interval
-        console.print(
-            f"temperature {temperature:g}: {rows[-1]['dream']:.1f} in the dream, "
-            f"{rows[-1]['env']:.1f} in the environment"
-        )
-    result: dict[str, Any] = {"rows": rows, "dream_horizon": section.horizon, "generations": generations}
-    result |= {"episodes": episodes, "seed": trained.seed, "commit": commit()}
+    result: dict[str, Any] = {"dream_horizon": section.horizon, "generations": generations, "episodes": episodes}
+    result |= {"seed": trained.seed, "commit": commit()}
     folder = trained.results_folder()
-    files.write(folder / "temperatures.json", json.dumps(result, indent=2).encode())
+    with written(folder / "temperatures.json", rows, result):
+        for temperature in wanted:
+            agent, _ = trained.prepare_agent(name, generations, temperature=temperature)
+            imagined = evaluation.dream_returns(
+                agent, trained.replay, DREAMS, section.horizon, temperature, trained.seed
+            ).tolist()
+            results, _ = trained.evaluate(agent, episodes)
+            real = [played.episode_return for played in results]
+            rows.append({"temperature": temperature})
+            for place, returns in (("dream", imagined), ("env", real)):
+                mean, interval = mean_ci95(returns)
+                rows[-1] |= {place: mean, f"{place}_std": float(np.std(returns))}
+                rows[-1][f"{place}_ci95"] = None if math.isnan(interval) else interval
+            console.print(
+                f"temperature {temperature:g}: {rows[-1]['dream']:.1f} in the dream, "
+                f"{rows[-1]['env']:.1f} in the environment"
+            )
     pictures.temperatures(folder / "temperatures.png", rows, folder.name)
 
 

@@ -159,14 +159,15 @@ class Run:
 
     def verified(self, report: Any = print) -> Iterator[Checkpoint]:
         """The complete checkpoints, newest first. Every damaged one is reported, never passed over in silence."""
-        names = checkpoint.names(self.checkpoints)
-        for name, older in zip(names, [*names[1:], None], strict=False):
+        tried: set[str] = set()
+        while names := [name for name in checkpoint.names(self.checkpoints) if name not in tried]:
+            tried.add(names[0])
             try:
-                yield checkpoint.verify(self.checkpoints / name)
+                yield checkpoint.verify(self.checkpoints / names[0])
             except checkpoint.Damaged as error:
-                report(
-                    f"damaged checkpoint: {error}; {f'falling back to {older}' if older else 'there is none before it'}"
-                )
+                older = f"falling back to {names[1]}" if len(names) > 1 else "there is none before it"
+                if (self.checkpoints / names[0]).exists():  # else training has gone on, and deleted it
+                    report(f"damaged checkpoint: {error}; {older}")
 
     def newest(self, report: Any = print) -> Checkpoint:
         """The newest checkpoint that verifies."""

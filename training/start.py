@@ -11,7 +11,7 @@ from agents.agent import Agent
 from agents.loaded import check_tensors
 from envs import Vector
 from training import checkpoint as checkpoints
-from training import initial_data
+from training import closing, initial_data
 from training.build import build_actor, build_agent
 from training.checks import check_learning
 from training.config import Config
@@ -62,7 +62,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
-        close(vector, run)
+        closing.close(vector, run)
         raise
 
 
@@ -95,7 +95,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
-        close(vector, run)
+        closing.close(vector, run)
         raise
 
 
@@ -235,10 +235,3 @@ def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:
             f"no checkpoint in {run.checkpoints} is complete: restore one from a copy, or train under another name"
         )
     return False
-
-
-def close(vector: Vector | None, run: Run | None) -> None:
-    if vector:
-        vector.close()
-    if run:
-        run.close()

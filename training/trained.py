@@ -10,9 +10,9 @@ import torch
 
 import envs
 from agents.agent import Agent
-from training import config, evaluation
-from training.agent_file import StoredAgent, open_trained
-from training.build import build_actor, trained_agent
+from training import closing, config, evaluation
+from training.agent_file import StoredAgent
+from training.build import build_actor, load_trained
 from training.checkpoint import Checkpoint
 from training.command_line import component_section
 from training.plain import read_json
@@ -39,9 +39,8 @@ class TrainedRun:
         self, folder: Path, device: str, seed: int, plugins: Sequence[str] = (), needs_env: bool = True
     ) -> None:
         self.seed, self.plugins = seed, list(plugins)
-        self.run, self.checkpoint = open_trained(folder)
+        self.run, self.checkpoint, self.state, self.agent = load_trained(folder, device, plugins)
         self.recorded = self.checkpoint.evaluation if isinstance(self.checkpoint, StoredAgent) else None
-        self.agent = trained_agent(self.run, self.checkpoint, device, plugins)
         if needs_env and self.agent.env is None:
             raise RunError(
                 f"{folder} was trained on recorded episodes, without an environment: to evaluate it, train with "
@@ -136,13 +135,13 @@ class TrainedRun:
         try:
             return evaluation.evaluate(agent, vector, seeds, self.seed)
         finally:
-            vector.close()
+            closing.close(vector)
 
     def result(
         self, name: str | None, agent: Agent, results: Sequence[EpisodeResult], values: dict[str, float]
     ) -> dict[str, Any]:
         """What is written of an evaluation."""
-        counters = self.checkpoint.state["counters"]
+        counters = self.state["counters"]
         played = counters.get("fitness_env_steps", counters.get("played", 0))
         return {
             "return": values["evaluate/return"],

@@ -13,7 +13,7 @@ import envs
 from agents.agent import Agent
 from agents.base import Actor
 from envs import Vector
-from training import evaluation
+from training import closing, evaluation
 from training.checkpoint import Checkpoint
 from training.collector import StepCollector
 from training.config import Config
@@ -49,7 +49,6 @@ class Trainer:
         self.agent, self.explorer, self.replay = agent, explorer, replay
         self.validation: list[Episode] = []  # that are never learned from, for runs without an environment
         self.saved_at = time.monotonic()
-        self.torn = False  # whether collecting failed half way
         self.reporter = Reporter(config.train, run, callback)
         self.env_config = config.env
         self.other_envs: Vector | None = None
@@ -75,10 +74,7 @@ class Trainer:
         return self.other_envs
 
     def close(self) -> None:
-        for vector in (self.envs, self.other_envs):
-            if vector:
-                vector.close()
-        self.run.close()
+        closing.close(self.envs, self.other_envs, self.run)
 
     # ---- collecting ----
 
@@ -91,24 +87,17 @@ class Trainer:
         one exactly; or steps.
         """
         assert self.envs is not None
-        counters = self.counters
-        agent = self.collecting_agent()
-        decisions = counters.agent_steps
+        counters, agent = self.counters, self.collecting_agent()
         if self.collector:
-            with self.torn_on_error():
-                results, seconds = self.collect_steps(agent)
+            results, seconds = self.collect_steps(agent)
         else:
             seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.num_envs)]
             with self.rollback():
                 results, seconds = rollout(agent.act, self.envs, seeds, "explore", self.stop)
-            with self.torn_on_error():
-                for result in results:
-                    self.replay.add(result.episode)
-            counters.agent_steps += sum(result.length for result in results)
-        counters.env_steps += (counters.agent_steps - decisions) * self.envs.action_repeat
-        counters.episodes += len(results)
-        if agent is self.explorer:
-            counters.prefill_agent_steps = counters.agent_steps
+            for result in results:
+                self.replay.add(result.episode)
+                self.count(result.length, agent)
+                counters.episodes += 1
         self.reporter.took(collect=seconds.act + seconds.step, render=seconds.render)
         if results:
             values = evaluation.collect_metrics(agent, results)
@@ -120,23 +109,27 @@ class Trainer:
         assert self.envs is not None and self.collector is not None
         decisions = self.schedule.decisions_due(self.envs.action_repeat * self.envs.num_envs)
         before = self.counters.agent_steps
-        rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
-        for stream, episode, continuation in rows:
-            self.replay.add(episode, stream, continuation)
-            self.counters.agent_steps += len(episode.reward) - (not continuation)
+        try:
+            rows, results, seconds = self.collector.collect(agent, decisions, "explore", self.stop)
+            for stream, episode, continuation in rows:
+                self.replay.add(episode, stream, continuation)
+                self.count(len(episode.reward) - (not continuation), agent)
+        except Interrupted:  # before anything was done
+            raise
+        except BaseException:  # rows are lost: what goes on after a resume cannot follow on them
+            self.collector.abandon()
+            raise
+        self.counters.episodes += len(results)
         self.counters.decisions_left = decisions - (self.counters.agent_steps - before) // self.envs.num_envs
         return results, seconds
 
-    @contextlib.contextmanager
-    def torn_on_error(self) -> Iterator[None]:
-        """What fails inside leaves rows out of replay, or counts them not: such a state is never saved."""
-        try:
-            yield
-        except Interrupted:  # before anything was done
-            raise
-        except BaseException:
-            self.torn = True
-            raise
+    def count(self, decisions: int, agent: Agent) -> None:
+        """Decisions that have come into replay. At once, so that a run that fails now can be saved."""
+        assert self.envs is not None
+        self.counters.agent_steps += decisions
+        self.counters.env_steps += decisions * self.envs.action_repeat
+        if agent is self.explorer:
+            self.counters.prefill_agent_steps = self.counters.agent_steps
 
     @contextlib.contextmanager
     def rollback(self, learner: torch.nn.Module | None = None) -> Iterator[None]:

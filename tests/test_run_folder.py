@@ -1,0 +1,331 @@
+"""A run from somebody else, or one that was hurt: nothing is followed out of its folder, a log is not worth a run, and
+what was edited by hand is told.
+"""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+
+import agents
+import evaluate
+from training import checkpoint, history, lock
+from training.metrics import Metrics
+from training.run import Run, RunError
+from training.trained import TrainedRun
+
+SECRET = b"of somebody else"
+LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.gif", "evaluation.json", "videos/dream.gif",
+        "videos/episode-0.gif")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two checkpoints, evaluated; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert runs.go(folder, "train.env_steps=30") == 0
+    assert evaluate.main([str(folder / "r"), "--episodes", "1", "--video", "--device", "cpu"]) == 0
+    return folder / "r"
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy. Beside it is what does not belong to it: a file and a folder."""
+    shutil.copytree(whole, tmp_path / "r")
+    (tmp_path / "file").write_bytes(SECRET)
+    (tmp_path / "folder").mkdir()
+    for name in ("a.txt", f"{'0' * 64}.npz", f"{'0' * 64}.tmp-1"):
+        (tmp_path / "folder" / name).write_bytes(SECRET)
+    (tmp_path / "folder" / "step-00000005-00000000-0000").mkdir()
+    return tmp_path / "r"
+
+
+def unharmed(run: Path) -> bool:
+    inside = {path.name for path in (run.parent / "folder").iterdir()}
+    files = [run.parent / "file", *(path for path in (run.parent / "folder").iterdir() if path.is_file())]
+    return len(inside) == 4 and all(path.read_bytes() == SECRET for path in files)
+
+
+def plant(run: Path, name: str, kind: str) -> None:
+    """Something else in the place of a file or folder of the run."""
+    path = run / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    {
+        "link": lambda: path.symlink_to(run.parent / "file"),
+        "link to a folder": lambda: path.symlink_to(run.parent / "folder"),
+        "hard link": lambda: os.link(run.parent / "file", path),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "link to a folder", "folder"])
+def test_what_is_logged_goes_to_no_other_file(run: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    event = next(path.name for path in run.iterdir() if path.name.startswith("events"))
+    for name in (*LOGS, event):
+        plant(run, name, kind)
+    assert runs.go(run.parent, "train.env_steps=35") == 0
+    code = evaluate.main([str(run), "--episodes", "1", "--video", "--device", "cpu"])
+    assert unharmed(run)
+    said = capsys.readouterr()
+    assert "return " in said.out and "Traceback" not in said.err
+    if kind == "folder":  # in a file's place: it stays, and what is in it
+        assert "metrics.jsonl cannot be written, training goes on" in said.out
+        assert code == 1 and "evaluation.json" in said.err
+    else:
+        assert code == 0
+        assert json.loads((run / "evaluation.json").read_bytes())["checkpoint"].startswith("step-00000035")
+        assert all((run / name).is_file() and not (run / name).is_symlink() for name in LOGS)
+        assert {row["step"] for row in Run.read(run).metrics.history()} >= {35}
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe"])
+@pytest.mark.parametrize("name", ["lock", "run.json", "config.yaml", "replay", "checkpoints", "validation", "videos"])
+def test_a_run_that_leads_out_of_its_folder_is_refused(
+    run: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(run, name, kind)
+    assert runs.go(run.parent, "train.env_steps=35") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and len(said.splitlines()) == 1 and str(run) in said and name in said
+    if name != "lock":
+        with pytest.raises(RunError, match=name):
+            agents.load(run)
+    assert unharmed(run)
+
+
+def test_the_empty_run_of_a_stranger_does_not_empty_a_folder(run: Path) -> None:
+    """Its checkpoints list no chunks, its replay is a link: nothing may be deleted there."""
+    for name in checkpoint.names(run / "checkpoints"):
+        manifest = run / "checkpoints" / name / checkpoint.MANIFEST
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"chunks": []}))
+    plant(run, "replay", "link to a folder")
+    assert runs.go(run.parent, "train.env_steps=35") == 1
+    assert unharmed(run)
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "pipe", "folder"])
+def test_a_chunk_that_leads_elsewhere_is_a_damaged_one(
+    run: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = checkpoint.verify(run / "checkpoints" / checkpoint.names(run / "checkpoints")[0])
+    plant(run, f"replay/{newest.chunks[0].digest}.npz", kind)
+    assert runs.go(run.parent, "train.env_steps=35") == 1
+    assert "skip_damaged=true" in capsys.readouterr().err
+    assert runs.go(run.parent, "train.env_steps=35", "skip_damaged=true") == 0
+    assert unharmed(run)
+
+
+@pytest.mark.parametrize("place", ["the checkpoint", "its weights", "its manifest"])
+def test_a_checkpoint_that_leads_elsewhere_is_a_damaged_one(
+    run: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest, older = checkpoint.names(run / "checkpoints")
+    inside = {"the checkpoint": "", "its weights": "/model.safetensors", "its manifest": f"/{checkpoint.MANIFEST}"}
+    path = run / f"checkpoints/{newest}{inside[place]}"
+    path.rename(run.parent / "moved")  # all of it would be right
+    path.symlink_to(run.parent / "moved")
+    before = {found: found.read_bytes() for found in (run.parent / "moved").rglob("*") if found.is_file()}
+    assert runs.go(run.parent, "train.env_steps=35") == 0
+    assert f"resumed from {older}" in capsys.readouterr().out
+    assert unharmed(run) and all(found.read_bytes() == content for found, content in before.items())
+
+
+def test_the_folder_itself_may_be_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "big disk").mkdir()
+    run.rename(tmp_path / "big disk" / "r")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "r").symlink_to(tmp_path / "big disk" / "r")
+    assert runs.go(tmp_path / "runs", "train.env_steps=35") == 0
+    assert runs.digests(tmp_path / "big disk" / "r")["env_steps"] == 35
+
+
+# ---- logs ----
+
+
+def test_bad_lines_of_a_log_are_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = (run / "metrics.jsonl").read_bytes()
+    bad = [b"\xff\xfe", b"[]", b"{", b"7", b"[" * 99_999, b'{"step": "x", "updates": 1}', b'{"step": 1}', b"\0" * 999,
+           b'{"step": 1, "updates": 1, "evaluate/return": {"a": 1}}', b'{"step": Infinity, "updates": 1}',
+           b'{"step": 1, "updates": 1, "learn/loss_x": ' + b"9" * 5000 + b"}", b"x" * (history.LONGEST_LINE + 9),
+           b'{"step": 1, "updates": 1, "evaluate/return": true}']  # fmt: skip
+    content = b"\n".join(bad) + b"\n" + good
+    (run / "metrics.jsonl").write_bytes(content)
+    metrics = Metrics(run)
+    metrics.rewind(len(content), {}, 30)
+    assert f"{len(bad)} lines cannot be read, and are left out" in capsys.readouterr().out
+    assert len(metrics.history()) == len(good.splitlines())
+    metrics.draw_curves()
+    assert not metrics.attempt.failed
+    metrics.close()
+    assert (run / "metrics.jsonl").read_bytes() == content  # checkpoints know how long it was
+    (run / "metrics.jsonl").write_bytes(good[:50] + b"\xff" + good[51:])
+    assert runs.go(run.parent, "train.env_steps=35") == 0
+
+
+def test_logs_that_are_deleted_while_training_do_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, count = Metrics.log, [0]
+
+    def spoil(self: Metrics, *words: Any) -> None:
+        count[0] += 1
+        if count[0] == 4:
+            for path in [self.path, *self.folder.glob("events*")]:
+                path.unlink()
+        if count[0] == 8:
+            self.path.unlink()
+            self.path.mkdir()
+        log(self, *words)
+
+    monkeypatch.setattr(Metrics, "log", spoil)
+    assert runs.go(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert out.count("metrics.jsonl cannot be written, training goes on") == 1
+    assert f"metrics.jsonl could not be written, {count[0] - 7} times" in out
+    assert list((tmp_path / "r").glob("events*"))
+    assert runs.digests(tmp_path / "r")["env_steps"] == 60
+
+
+def test_drawing_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("training.pictures.curves", fail)
+    monkeypatch.setattr("training.tensorboard.tag_of", fail)
+    assert runs.go(tmp_path, "train.env_steps=20") == 0
+    assert capsys.readouterr().out.count("training goes on: RuntimeError no font") == 2
+
+
+def test_memory_does_not_grow_with_the_log() -> None:
+    drawn = history.History(re.compile("a|b"))
+    for step in range(50_000):
+        drawn.add({"step": step, "updates": 0, "a": step} | ({"b": step, "c": 1} if step % 100 == 0 else {}))
+    rows = drawn.rows()
+    assert history.ROWS < len(rows) <= 2 * history.ROWS + 2
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(steps) and (steps[0], steps[-1]) == (0, 49_999)
+    often = [row["step"] for row in rows if "b" not in row]
+    assert max(after - before for before, after in itertools.pairwise(often)) <= 2 * 64
+    assert sum("b" in row for row in rows) == 500 and not any("c" in row for row in rows)
+    for number in range(9999):  # names that somebody made up
+        drawn.add({"step": 0, "updates": 0, "a": 1} | {f"b{number}": 0})
+    assert len(drawn.kinds) == 2
+
+
+def test_an_evaluation_does_not_read_the_log_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr("training.metrics.rows", fail)
+    assert runs.go(tmp_path, "train.env_steps=20") == 0
+    assert (tmp_path / "r" / "curve.png").exists()
+
+
+# ---- config.yaml and run.json ----
+
+
+def test_a_config_that_was_edited_is_told_and_can_be_restored(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, path = (run / "config.yaml").read_text(), run / "config.yaml"
+    path.write_text(f"# a comment is no change\n{good}")
+    agents.load(run, device="cpu")
+    assert "was changed" not in capsys.readouterr().out
+    path.write_text(good.replace("horizon: 3", "horizon: 4").replace("candidates: 6", "candidates: 7"))
+    newest = checkpoint.names(run / "checkpoints")[0]
+    agents.load(run, device="cpu")
+    said = capsys.readouterr().out
+    assert f"warning: config.yaml was changed since {newest} (" in said
+    assert "actor.horizon: 3 then, 4 now" in said and "actor.candidates: 6 then, 7 now" in said
+    undo = said.splitlines()[0].partition("to undo that: ")[2]
+    assert runs.go(run.parent, "train.env_steps=35", recipe=[]) == 0
+    assert f"config.yaml was changed since {newest}" in capsys.readouterr().out
+    agents.load(run, device="cpu")  # the newest checkpoint is of the edited one
+    assert "was changed" not in capsys.readouterr().out
+    subprocess.run(shlex.split(undo), check=True)
+    assert path.read_text() == good
+
+
+def test_a_run_json_that_was_edited_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(info | {"initial_rows": 7}))
+    agents.load(run, device="cpu")
+    assert "run.json was changed since" in (said := capsys.readouterr().out) and "initial_rows: 0 then, 7 now" in said
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"\xff{")], ids=["lost", "damaged"])
+def test_a_lost_file_is_restored_from_its_copy(
+    run: Path, name: str, spoil: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, before = (run / name).read_bytes(), sorted(run.rglob("*"))
+    spoil(run / name)
+    assert runs.go(run.parent, "train.env_steps=35") == 1
+    assert [path for path in before if not path.exists()] in ([], [run / name])
+    hint = capsys.readouterr().err.strip().partition("there is a copy: ")[2]
+    subprocess.run(shlex.split(hint), check=True)
+    assert (run / name).read_bytes() == good
+    assert runs.go(run.parent, "train.env_steps=35") == 0
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "replay", "metrics.jsonl"])
+def test_without_run_json_nothing_begins_over_what_is_left(
+    run: Path, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in run.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = sorted(run.rglob("*"))
+    assert runs.go(run.parent) == 1
+    assert f"{run} holds {left}, but no run.json" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+# ---- two at once ----
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "pipe", "folder"])
+def test_a_lock_is_a_file_of_its_own(run: Path, kind: str) -> None:
+    plant(run, "lock", kind)
+    with pytest.raises(RunError, match="lock cannot be opened to hold the run"):
+        lock.acquire(run)
+    assert unharmed(run)
+
+
+def test_asking_who_holds_a_run_changes_nothing(run: Path) -> None:
+    with lock.acquire(run):
+        with pytest.raises(RunError, match=f"is being trained by process {os.getpid()} on "):
+            lock.refuse_if_held(run)
+        with pytest.raises(RunError, match="is being trained by"):
+            lock.acquire(run)
+    lock.refuse_if_held(run)
+    lock.refuse_if_held(run.parent)  # no run at all
+    assert not (run.parent / "lock").exists()
+
+
+def test_a_checkpoint_that_training_deletes_meanwhile_is_no_damage(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest, older = checkpoint.names(run / "checkpoints")
+    tensors = checkpoint.Checkpoint.tensors
+
+    def deleted(self: checkpoint.Checkpoint, name: str) -> Any:
+        shutil.rmtree(run / "checkpoints" / newest, ignore_errors=True)
+        return tensors(self, name)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "tensors", deleted)
+    trained = TrainedRun(run, "cpu", 0)
+    assert trained.checkpoint.folder.name == older and "damaged" not in capsys.readouterr().out
+    shutil.rmtree(run / "checkpoints")  # all that is needed is in memory
+    agent, _ = trained.prepare_agent(None, 1)
+    assert trained.result(None, agent, *trained.evaluate(agent, 1))["checkpoint"] == older

@@ -1,0 +1,18 @@
+"""A run's name: as given, or made from what was asked for. Nothing here needs torch."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+LONGEST_NAME = 200  # of a run; file systems take 255 bytes
+NOT_IN_NAME = ("run=", "runs=", "exp=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
+
+
+def made_from(recipe: str, overrides: Sequence[str]) -> str:
+    """The same overrides give the same name, for it is how a run is found again."""
+    words = [word.lstrip("+") for word in overrides]
+    words = [word for word in words if not word.startswith(NOT_IN_NAME)]
+    name = re.sub(r"[^\w.,=+-]", "_", "-".join([recipe, *words]))
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
