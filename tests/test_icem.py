@@ -158,7 +158,7 @@ def test_with_nothing_added_it_is_cem(spec: Spec, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "randn", lambda *_, **__: next(draw))
     carry, mine = planner.initial(2), []
     for _ in range(2):
-        actions, value, carry = planner.plan(model.initial(2), carry)
+        actions, value, carry, _ = planner.plan(model.initial(2), carry)
         mine.append((actions, value))
     draw = iter(noise.flatten(0, 1))
     exponential = iter((-gumbel).exp().flatten(0, 1))

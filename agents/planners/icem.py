@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from agents.base import Actor, ActorInfo, Mode, Objective, add_exploration_noise
+from agents.base import Actor, ActorInfo, Candidates, Mode, Objective, add_exploration_noise, executable
 from agents.imagination import evaluate_sequences
 from agents.planners import proposal
 from agents.planners.proposal import first_action, first_mean, initial_mean
@@ -88,16 +88,18 @@ class ICEM(Actor):
     def act(
         self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Carry, ActorInfo]:
-        actions, value, carry = self.plan(state, carry, generator)
+        actions, value, carry, candidates = self.plan(state, carry, generator)
         action = first_action(self.spec, actions)
         if mode == "explore":
             action = add_exploration_noise(self.spec, action, self.config.exploration_noise, generator)
-        return action, carry, ActorInfo(value, actions)
+        return action, carry, ActorInfo(value, actions, candidates)
 
     def plan(
         self, state: State, carry: Carry, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Carry]:
-        """The planned actions (N, H, A), the mean return of the last elites (N,), and what to remember."""
+    ) -> tuple[Tensor, Tensor, Carry, Candidates]:
+        """The planned actions (N, H, A), the mean return of the last elites (N,), what to remember, and the last
+        candidates.
+        """
         config = self.config
         mean = first_mean(self.spec, proposal.Carry(carry.mean), warm_start=True)
         std = torch.full_like(mean, config.init_std)
@@ -113,12 +115,7 @@ class ICEM(Actor):
             std = torch.lerp((elites.var(1, correction=0) + 1e-6).sqrt(), std, config.momentum)
             kept = elites[:, : config.kept]
         actions = elites[:, 0] if config.choose == "best" else mean
-        return actions, value.mean(1), Carry(mean, kept)
-
-
-def executable(spec: Spec, actions: Tensor) -> Tensor:
-    """Planned actions (..., A) as they can be done: of probabilities the likeliest one."""
-    return F.one_hot(actions.argmax(-1), spec.action_dim).float() if spec.discrete else actions
+        return actions, value.mean(1), Carry(mean, kept), Candidates(samples, returns)
 
 
 def sample(
