@@ -276,7 +276,7 @@ def test_no_mutated_config_gets_through(tmp_path: Path) -> None:
         try:
             check(raw)
         except ConfigError as error:
-            assert named in str(error), (kind, named, str(error)[:300])
+            assert named[:30] in str(error), (kind, named, str(error)[:300])  # long names are shown cut
             if wanted:
                 typos += 1
                 right += any(f"{named}: " in line and f"did you mean {wanted!r}?" in line for line in error.lines)

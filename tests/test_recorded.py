@@ -12,10 +12,10 @@ import pytest
 import tiny
 
 from worldmodel.base import Spec
-from worldmodel.replay import recorded
+from worldmodel.replay import npz, recorded
 from worldmodel.replay.buffer import Replay, ReplayConfig
 from worldmodel.replay.episodes import Episode
-from worldmodel.replay.recorded import RecordedError, read
+from worldmodel.replay.recorded import Options, RecordedError, Recordings
 
 MIXED = Spec((3, 16, 20), 3, False)
 
@@ -39,13 +39,17 @@ def discrete(actions: int = 4, seed: int = 0) -> Episode:
     return tiny.episode(actions, tiny.DISCRETE, seed, terminal=True)._replace(action=action)
 
 
+def read(folder: Path, layout: str | None = "action_led_to_image") -> Recordings:
+    return recorded.read(folder, Options(layout))
+
+
 def same(one: Episode, other: Episode) -> bool:
     return one.digest() == other.digest()  # values, shapes and types
 
 
-def refusal(folder: Path) -> str:
+def refusal(folder: Path, layout: str | None = "action_led_to_image") -> str:
     with pytest.raises(RecordedError) as caught:
-        list(read(folder))
+        list(read(folder, layout))
     return str(caught.value)
 
 
@@ -83,16 +87,14 @@ def test_reading_a_folder_unpacks_no_images_and_the_episodes_one_file_at_a_time(
 ) -> None:
     for name in "ab":
         write(tmp_path, name, **arrays())
-    loaded: list[str] = []
-    load = recorded.load
-    monkeypatch.setattr(
-        recorded, "load", lambda archive, name, limit: loaded.append(name) or load(archive, name, limit)
-    )
+    unpacked: list[int] = []
+    rows = npz.NpzRows.read
+    monkeypatch.setattr(npz.NpzRows, "read", lambda self, count: unpacked.append(count) or rows(self, count))
     found = read(tmp_path)
-    assert set(loaded) == {"action", "reward", "terminal"}
-    loaded.clear()
+    assert unpacked == [5]  # of one file, to see their form
+    unpacked.clear()
     next(iter(found))
-    assert loaded == ["image"]
+    assert unpacked == [5]
 
 
 # ---- anybody's files ----
@@ -160,23 +162,36 @@ def test_extra_arrays_are_neither_read_nor_minded(tmp_path: Path) -> None:
 def test_actions_that_follow_their_image_are_shifted(tmp_path: Path) -> None:
     whole = tiny.episode(4, terminal=True)
     write(tmp_path, "a", image=whole.image, **{name: getattr(whole, name)[1:] for name in Episode._fields[1:]})
-    assert all(map(same, read(tmp_path), [whole]))
+    assert all(map(same, read(tmp_path, None), [whole]))
     write(tmp_path, "a", image=whole.image, action=whole.action[1:], reward=whole.reward, terminal=whole.terminal)
-    wanted = r"5 images, 4 actions, 5 rewards, 5 terminals, and 1 episode.* led to image.* follows image\[t\]"
-    with pytest.raises(RecordedError, match=wanted):
-        read(tmp_path)
+    with pytest.raises(RecordedError, match="5 images, 4 actions, 5 rewards, 5 terminals, and 1 episode"):
+        read(tmp_path, None)
 
 
-@pytest.mark.parametrize("part", ["action", "reward", "integer"])
-def test_as_many_actions_as_images_but_no_zero_row_is_explained(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["zero", "action", "reward", "integer"])
+def test_as_many_actions_as_images_can_be_read_in_two_ways(part: str, tmp_path: Path) -> None:
+    """Also if the first action and reward happen to be zero: that is no sign."""
     whole = arrays()
     if part == "integer":
         whole["action"] = np.array([1, 0, 0, 1, 0])
-    else:
+    elif part != "zero":
         whole[part][0] = 0.5
     write(tmp_path, "a", **whole)
-    assert "a first row is not zero. Either action[t] led to image[t]" in (said := refusal(tmp_path))
-    assert "or action[t] follows image[t], and there is one image more" in said
+    lines = refusal(tmp_path, None).splitlines()
+    zero = "are" if part == "zero" else "are not"
+    assert f"as many actions as images, their first rows {zero} zero, and neither the names of arrays" in lines[0]
+    assert [line.split()[0] for line in lines[1:3]] == [
+        "data_layout=action_led_to_image",
+        "data_layout=action_follows_image",
+    ]
+    (led,), (follows,) = (read(tmp_path, f"action_{name}_image") for name in ("led_to", "follows"))
+    action = whole["action"] if part != "integer" else np.eye(2)[whole["action"]]
+    assert np.array_equal(led.action[1:], action[1:].astype(np.float32)) and not led.action[0].any()
+    assert np.array_equal(follows.action[1:], action[:-1].astype(np.float32)) and not follows.action[0].any()
+    assert np.array_equal(led.reward[1:], whole["reward"][1:]) and np.array_equal(
+        follows.reward[1:], whole["reward"][:-1]
+    )
+    assert led.terminal[-1] and not follows.terminal.any()  # it came after the last image
 
 
 @pytest.mark.parametrize("follows", [False, True])
@@ -191,7 +206,7 @@ def test_a_file_may_hold_several_episodes(follows: bool, kind: str, tmp_path: Pa
     if follows:
         parts |= {name: parts[name][~first] for name in Episode._fields[1:]}
     write(tmp_path, "a", **parts, first=first.astype(np.uint8))
-    found = read(tmp_path)
+    found = read(tmp_path, None if follows else "action_led_to_image")
     assert found.lengths == [4, 2, 6] and found.spec.discrete == (kind != "continuous")
     assert len(list(found)) == 3 and all(map(same, found, wanted))
 
@@ -217,7 +232,7 @@ def test_one_hot_rows_are_discrete_only_if_they_are_in_all_files(tmp_path: Path)
     for other in (np.abs(rows - 0.25), rows * [[0], [1], [0], [1], [1]], (rows > 5) | [[0], [1], [1], [1], [1]]):
         write(tmp_path, "b", **arrays(action=other * [[0], [1], [1], [1], [1]]))  # fractions, no 1, two 1
         assert read(tmp_path).spec == tiny.SPEC
-    write(tmp_path / "single", "a", **arrays(action=np.array([[0], [1], [1], [1], [1]])))
+    write(tmp_path / "single", "a", **arrays(action=np.array([[0.0], [1], [1], [1], [1]])))
     assert not read(tmp_path / "single").spec.discrete  # one column says nothing
 
 
@@ -225,24 +240,22 @@ def test_one_hot_rows_are_discrete_only_if_they_are_in_all_files(tmp_path: Path)
 
 LATE = np.array([0, 0, 1, 0, 1])
 WRONG = {
-    "float image": (dict(image=np.zeros((5, 1, 16, 16))), "'image' is float64, not uint8"),
-    "frame stack": (dict(image=np.zeros((5, 4, 16, 16), np.uint8)), "'image' is (5, 4, 16, 16): wanted (T, C, Y, X)"),
+    "frame stack": (
+        dict(image=np.zeros((5, 4, 16, 16), np.uint8)),
+        "its images are (5, 4, 16, 16): wanted (T, C, Y, X)",
+    ),
     "alpha": (dict(image=np.zeros((5, 16, 16, 4), np.uint8)), "no alpha"),
-    "flat image": (dict(image=np.zeros((5, 256), np.uint8)), "'image' is (5, 256): wanted"),
-    "no pixels": (dict(image=np.zeros((5, 1, 0, 16), np.uint8)), "'image' is (5, 1, 0, 16)"),
-    "no rows": (dict(image=np.zeros((0, 1, 16, 16), np.uint8)), "'image' is (0, 1, 16, 16)"),
+    "flat image": (dict(image=np.zeros((5, 256), np.uint8)), "its images are (5, 256): wanted"),
+    "no pixels": (dict(image=np.zeros((5, 1, 0, 16), np.uint8)), "its images are uint8 (5, 1, 0, 16): wanted"),
+    "no rows": (dict(image=np.zeros((0, 1, 16, 16), np.uint8)), "'image' is (0, 1, 16, 16): there are no images in it"),
     "one image": (arrays(0), "an episode of a single image, without an action"),
     "no image array": (dict(image=None), "it has no array 'image'"),
-    "no reward array": (dict(reward=None), "it has no array 'reward'"),
-    "no terminal array": (dict(terminal=None), "it has no array 'terminal'"),
     "too many actions": (dict(action=np.zeros((6, 2))), "5 images, 6 actions, 5 rewards, 5 terminals"),
     "too few actions": (dict(action=np.zeros((3, 2))), "5 images, 3 actions, 5 rewards, 5 terminals"),
     "NaN reward": (dict(reward=np.array([0, 1, np.nan, 0, 0])), "'reward' is nan somewhere: all must be finite"),
     "infinite reward": (dict(reward=np.array([0, 1, -np.inf, 0, 0])), "'reward' is -inf"),
     "reward beyond float32": (dict(reward=np.array([0, 1, 1e300, 0, 0])), "'reward' is inf"),
-    "rewards in columns": (dict(reward=np.zeros((5, 1))), "'reward' (5, 1) and 'terminal' (5,) must be (T,)"),
-    "a single reward": (dict(reward=np.float32(0)), "'reward' () and"),
-    "terminals in columns": (dict(terminal=np.zeros((5, 1))), "'terminal' (5, 1) must be (T,)"),
+    "a single reward": (dict(reward=np.float32(0)), "'reward' () must be (T,)"),
     "early terminal": (dict(terminal=LATE), "'terminal' is true in row 2 of 5, before its episode's last one"),
     "terminal counts": (dict(terminal=LATE * 2), "'terminal' must be bool, or 0 and 1"),
     "NaN terminal": (dict(terminal=LATE * np.nan), "'terminal' must be bool"),
@@ -253,32 +266,41 @@ WRONG = {
     "just unscaled": (dict(action=np.array([[0, 0], [1.001, 1], [0, 0], [0, 0], [0, 0]])), "is 1.001: they must be sc"),
     "NaN action": (dict(action=np.array([[0, 0], [np.nan, 1], [0, 0], [0, 0], [0, 0]])), "largest 'action' is nan"),
     "huge action": (dict(action=np.array([[0, 0], [1e300, 1], [0, 0], [0, 0], [0, 0]])), "largest 'action' is inf"),
-    "flat floats": (dict(action=np.zeros(5)), "'action' is float64 (5,): wanted (T, A), also for A = 1; or integers"),
+    "flat floats": (dict(action=np.zeros(5)), "its actions are rows of 1 numbers, those of fair.npz rows of 2 numbers"),
+    "no reward array": (dict(reward=None), "its arrays are no rewards and terminals, those of fair.npz rewards and"),
+    "no terminal array": (dict(terminal=None), "its arrays are rewards and no terminals, those of fair.npz"),
+    "several at once": (
+        dict(image=None, action=None, reward=np.array(list("01234"))),
+        "no array 'image'; there is reward, terminal; it has no array 'action'; 'reward' is <U1: save it as numbers",
+    ),
+    "several, of rows": (
+        dict(image=np.zeros((5, 5, 16, 16), np.uint8), action=np.full((5, 2), 3), reward=np.full(5, np.nan)),
+        "move on by one frame from row to row: keep one frame, and no alpha; 'reward' is nan somewhere: all must be "
+        "finite; the largest 'action' is 3",
+    ),
     "no columns": (dict(action=np.zeros((5, 0))), "'action' is float64 (5, 0)"),
     "a third axis": (dict(action=np.zeros((5, 2, 1))), "'action' is float64 (5, 2, 1)"),
     "negative integer": (dict(action=np.array([0, -1, 0, 0, 0])), "integers in -1..0: they must lie in 0..999"),
     "huge integer": (dict(action=np.array([0, 10**9, 0, 0, 0])), "integers in 0..1000000000"),
     "text": (dict(reward=np.array(list("01234"))), "'reward' is <U1: save it as numbers"),
     "complex": (dict(action=np.zeros((5, 2), complex)), "'action' is complex128: save it as numbers"),
-    "first too short": (dict(first=np.array([1, 0, 0])), "'first' must be (5,), one for each image, and true in the"),
-    "first starts late": (dict(first=np.array([0, 1, 0, 0, 0])), "and true in the first row"),
+    "first too short": (dict(first=np.array([1, 0, 0])), "'first' must be (5,), one for each image, not (3,)"),
     "first counts": (dict(first=np.arange(5)), "'first' must be bool, or 0 and 1"),
-    "first twice": (dict(first=np.array([1, 1, 0, 0, 0])), "an episode of a single image"),
     "terminal inside": (
         dict(first=np.array([1, 0, 1, 0, 0]), terminal=LATE, action=np.zeros((5, 2)), reward=np.zeros(5)),
         "'terminal' is true in row 2 of 5",
     ),
-    "not reset": (dict(first=np.array([1, 0, 1, 0, 0])), "a first row is not zero"),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG)
 def test_a_file_that_is_wrong_is_named_and_explained(fault: str, tmp_path: Path) -> None:
     changes, said = WRONG[fault]
-    write(tmp_path, "good", **arrays())
+    for name in ("fair", "good"):
+        write(tmp_path, name, **arrays())
     write(tmp_path, "bad", **arrays(**changes))
     lines = refusal(tmp_path).splitlines()
-    assert lines[0] == f"1 of 2 files in {tmp_path} cannot be used:"
+    assert lines[0] == f"1 of 3 files in {tmp_path} cannot be used:"
     assert len(lines) == 2 and lines[1].startswith("  bad.npz: ") and said in lines[1]
 
 
@@ -289,7 +311,8 @@ def test_files_that_are_not_alike_are_named(tmp_path: Path) -> None:
     write(tmp_path, "e", **arrays(4, tiny.SPEC._replace(action_dim=3)))
     write(tmp_path, "f", **arrays(action=np.arange(5)))
     assert refusal(tmp_path).splitlines()[1:] == [
-        "  a.npz: its images are (3, 16, 20), those of b.npz (1, 16, 16): all files must be alike",
+        "  a.npz: its images are (3, 16, 20), those of b.npz (1, 16, 16): all files must be alike; "
+        "data_size=[Y,X] makes them so, and data_gray=true",
         "  e.npz: its actions are rows of 3 numbers, those of a.npz rows of 2 numbers: all files must be alike",
         "  f.npz: its actions are integers, those of a.npz rows of 2 numbers: all files must be alike",
     ]
@@ -307,11 +330,20 @@ def test_a_long_list_is_cut(bad: int, lines: int, tmp_path: Path) -> None:
 
 def test_folders_without_episodes_are_refused(tmp_path: Path) -> None:
     assert "there is no folder" in refusal(tmp_path / "missing")
-    assert "holds no recorded episodes" in (said := refusal(tmp_path)) and "did you mean" not in said
-    (tmp_path / "a.npz").write_text("a file")
-    assert "there is no folder" in refusal(tmp_path / "a.npz")
-    (tmp_path / "run" / "replay").mkdir(parents=True)
-    assert f"did you mean {tmp_path / 'run' / 'replay'}?" in refusal(tmp_path / "run")
+    assert refusal(tmp_path).endswith("holds no recorded episodes, .npz or .hdf5 files, nor do its folders")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.parquet").write_text("rows")
+    assert "it holds .parquet files (LeRobot and others: write the episodes as .npz)" in refusal(tmp_path)
+
+
+def test_a_file_or_a_folder_of_folders_is_read_too(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "episode", **arrays(4 + number))
+    assert read(tmp_path).lengths == [5, 6]
+    assert read(tmp_path / "b" / "episode.npz").lengths == [6]
+    write(tmp_path / "b", "episode", **arrays(reward=None))
+    assert "  b/episode.npz: its arrays are no rewards" in refusal(tmp_path)
 
 
 # ---- damage and malice ----
@@ -343,7 +375,7 @@ def test_a_flipped_bit_anywhere_is_found_or_harmless(save: Any, tmp_path: Path) 
     for byte in range(0, len(good), 2):
         path.write_bytes(good[:byte] + bytes([good[byte] ^ 1 << byte // 2 % 8]) + good[byte + 1 :])
         try:
-            assert all(map(same, read(tmp_path), [whole]))
+            assert all(map(same, read(tmp_path, "worldmodel"), [whole]))
         except RecordedError as error:
             assert str(error).count("a.npz") == 1
             found += 1
@@ -423,13 +455,13 @@ def test_headers_of_any_kind_are_refused(descr: str, tmp_path: Path) -> None:
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a", **arrays(999, tiny.SPEC))
-    size = 1000 * 256 + 128  # of the images, their header included
+    size = 1000 * 256  # of the images
     monkeypatch.setattr(recorded, "available_memory", lambda: 4 * size)
     assert read(tmp_path).lengths == [1000]
     monkeypatch.setattr(recorded, "available_memory", lambda: 4 * size - 4)
     assert f"'image' would unpack to {size:,} bytes; {size - 1:,} are allowed" in refusal(tmp_path)
     monkeypatch.setattr(recorded, "available_memory", lambda: 4 * size)
-    write(tmp_path, "a", **arrays(999, reward=np.zeros(size // 8 // 8)))
+    write(tmp_path, "a", **arrays(999, reward=np.zeros(size // 8 // 8 + 1)))
     assert "'reward' would unpack to" in refusal(tmp_path)
 
 

@@ -43,6 +43,10 @@ MAY = {
     "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
 MAY["training/command_line.py"] = MAY["training"] | HYDRA
+# Recordings are resized as envs/ does it; h5py, and Minari with Gymnasium's spaces, only where such files are read.
+MAY["worldmodel/replay/images.py"] = MAY["worldmodel"] | {"cv2"}
+MAY["worldmodel/replay/hdf5.py"] = MAY["worldmodel"] | {"h5py"}
+MAY["worldmodel/replay/minari_dataset.py"] = MAY["worldmodel"] | {"minari", "gymnasium.spaces", "PIL"}
 MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a picture's file
 MAY["viewer/server.py"] = MAY["viewer"] | {"aiohttp"}
 ENTRIES = ("train.py", "evaluate.py", "export.py", "play.py")

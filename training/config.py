@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from agents import agent
 from training import schedule
@@ -17,6 +17,7 @@ from training.components import ROOMS, find, nearest
 from training.plain import cut, shown
 from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.replay.buffer import ReplayConfig
+from worldmodel.replay.layouts import LAYOUTS
 
 SECTIONS: dict[str, type[BaseModel]] = {"train": schedule.Config, "replay": ReplayConfig, "agent": agent.Config}
 
@@ -29,6 +30,9 @@ class RootConfig(StrictConfig):
     runs: str = Field(min_length=1, max_length=4096)
     skip_damaged: bool  # resume although replay chunks are damaged: continue without those episodes
     data: str | None = Field(max_length=4096)  # a folder of recorded episodes to learn from
+    data_layout: str | None  # which row their actions belong to: a name in worldmodel/replay/layouts.py; None: by marks
+    data_size: tuple[int, int] | None  # (Y, X) that their images are resized to; None: as recorded
+    data_gray: bool  # one channel instead of three
     model_from: str | None = Field(max_length=4096)  # a run whose trained model and episodes are taken
     plugins: list[str] = Field(max_length=100)  # the user's own packages that components may come from
 
@@ -37,6 +41,26 @@ class RootConfig(StrictConfig):
     def text(cls, value: Any) -> Any:
         """Job numbers and the like are names, too."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("data_layout")
+    @classmethod
+    def known(cls, value: str | None) -> str | None:
+        if value is not None and value not in LAYOUTS:
+            raise ValueError(f"choose one of {', '.join(LAYOUTS)}{nearest(value, list(LAYOUTS))}")
+        return value
+
+    @field_validator("data_size")
+    @classmethod
+    def sensible(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        if size and not all(4 <= side <= 1024 for side in size):
+            raise ValueError("each side must be in 4..1024 pixels")
+        return size
+
+    @model_validator(mode="after")
+    def agree(self) -> "RootConfig":
+        if self.data is None and (self.data_layout or self.data_size or self.data_gray):
+            raise ValueError("data_layout, data_size, data_gray: there are no recordings: name some, data=...")
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +165,9 @@ def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterabl
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "value_error" and not mistake["loc"]:
-        return f"{section}: {mistake['ctx']['error']}"
+        return f"{section}: {mistake['ctx']['error']}".removeprefix(": ")
+    if mistake["type"] == "value_error":
+        return f"{path}: {mistake['ctx']['error']}, not {shown(mistake['input'])}"
     return f"{path}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {shown(mistake['input'])}"
 
 

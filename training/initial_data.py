@@ -1,13 +1,15 @@
 """What a run may start from: recorded episodes, or those of another run and its trained model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from training.config import Config, RootConfig
+from training.progress import console
 from training.run import Run, RunError
-from worldmodel.base import Spec
+from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import recorded
 from worldmodel.replay.episodes import Episode
 
@@ -19,24 +21,51 @@ class InitialData(NamedTuple):
     model: dict[str, Tensor] | None
 
 
-def load(data: str | None, model_from: str | None, plugins: Sequence[str] = ()) -> InitialData | None:
+def load(root: RootConfig) -> InitialData | None:
     """The episodes of a folder, or of a run whose model is taken too; both: that model and those episodes. Errors:
     RunError, RecordedError.
     """
     found = None
-    if data is not None:
+    if root.data is not None:
+        options = recorded.Options(root.data_layout, root.data_size, root.data_gray)
         try:
-            episodes = recorded.read(Path(data))
+            episodes = recorded.read(Path(root.data), options)
         except recorded.RecordedError as error:
             raise recorded.RecordedError(f"data: {error}") from error
+        for line in episodes.found:  # how they are read, and why
+            console.print(line, markup=False)
         found = InitialData(episodes.spec, episodes.lengths, episodes, None)
-    if model_from is not None:
-        run = Run.read(Path(model_from))
-        run.require_plugins(plugins)
+    if root.model_from is not None:
+        run = Run.read(Path(root.model_from))
+        run.require_plugins(root.plugins)
         trained = run.newest()
         if found and found.spec != run.spec:
-            raise RunError(f"{data} holds {found.spec}, but {model_from} was trained on {run.spec}")
+            raise RunError(f"{root.data} holds {found.spec}, but {root.model_from} was trained on {run.spec}"
+                           f"{resizing(found.spec, run.spec)}")  # fmt: skip
         lengths = [chunk.rows for chunk in trained.chunks]
         found = found or InitialData(run.spec, lengths, run.episodes(trained), None)
         found = found._replace(model=trained.tensors("model"))
     return found
+
+
+def resizing(have: Spec, wanted: Spec) -> str:
+    """What to type so that recordings have the images of an environment or of a model, if that is all that differs."""
+    if have._replace(image_shape=wanted.image_shape) != wanted:
+        return ""
+    c, y, x = wanted.image_shape
+    words = [f"data_size=[{y},{x}]"] * (have.image_shape[1:] != (y, x)) + ["data_gray=true"] * (c < have.image_shape[0])
+    return f": add {' '.join(words)}" if words and c <= have.image_shape[0] else ""
+
+
+def check_images(config: Config, spec: Spec) -> None:
+    """Errors: ConfigError, if the model cannot read images of the recordings' size."""
+    wrong = config.model.image_size_error(spec.image_shape[1:])
+    if wrong:
+        raise ConfigError([f"data_size: {wrong}; or resize the recordings, as data_size=[64,64]"])
+
+
+def end_unlearned(config: Config, count: int, episodes: int) -> None:
+    """Say so if episodes end for good, and the model has a head for that which is not built."""
+    if count and getattr(config.model, "continue_weight", None) == 0:
+        said = f"{count} of {episodes} episodes end in a terminal, which is not learned: add model.continue_weight=1"
+        console.print(said)

@@ -43,6 +43,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "train": {"ratio": None},
     "env": {"fit": "stretch", "wrappers": []},
 }
+ADDED_TO_ROOT: dict[str, Any] = {"data_layout": None, "data_size": None, "data_gray": False}
 ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("env", "dmc"): {"supersample": 1},
     ("model", "rssm"): {"normalise": False},
@@ -83,6 +84,7 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
                 renamed = {keys.get(key, key): value for key, value in values.items()}
                 values.clear()
                 values |= renamed
+    new = {**ADDED_TO_ROOT, **new}
     for section, values in ADDED.items():
         if isinstance(new.get(section), dict):
             new[section] = values | new[section]

@@ -44,11 +44,8 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
         source = (stored or Run.read(Path(str(plain["model_from"])))).config
         plain = overlay(plain | {key: source[key] for key in ("model", "env")}, plain, keys, ("model", "env"))
     elif plain["data"] is not None and "env" not in keys:
-        unused = [key for key in keys if key.startswith("env.")]
-        if unused:
-            raise ConfigError([f"{key}: recorded episodes need no environment: leave it out, or choose one by env=..."
-                               for key in unused])  # fmt: skip
         plain["env"] = None
+        refuse_env_keys(overrides, plain)
     if stored:
         stored.require_plugins(plain["plugins"])
         if "exp" not in keys:
@@ -67,6 +64,25 @@ def with_wrappers(plugins: Any, env: Any) -> Any:
         return plugins  # config.check will say it
     packages = [str(name).partition(":")[0].partition(".")[0] for name in wrappers]
     return [*plugins, *dict.fromkeys(name for name in packages if name not in plugins)]
+
+
+def refuse_env_keys(overrides: Sequence[str], plain: Plain) -> None:
+    """Errors: ConfigError, if keys of an environment are given and there is none; with all other mistakes."""
+    lines = []
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in ("env.size", "env.gray"):
+            lines.append(
+                f"{key}: there is no environment. Images of recordings: {key.replace('env.', 'data_')}={value}"
+            )
+        elif key.startswith("env."):
+            lines.append(f"{key}: recorded episodes need no environment: leave it out, or choose one by env=...")
+    if lines:
+        try:
+            check(plain)
+        except ConfigError as error:
+            lines += error.lines
+        raise ConfigError(lines)
 
 
 def run_name(name: Any, recipe: str, overrides: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from training import closing, initial_data
 from training.build import build_actor, build_agent
 from training.checks import check_learning
 from training.config import Config
-from training.initial_data import InitialData
+from training.initial_data import InitialData, check_images, end_unlearned, resizing
 from training.progress import console
 from training.resolve import model_differences
 from training.run import Run, RunError, refusing
@@ -36,11 +36,13 @@ UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
 
 def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
     """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
-    initial = initial_data.load(config.root.data, config.root.model_from, config.root.plugins)
+    initial = initial_data.load(config.root)
     vector = envs.vector(config.env) if config.env else None
     run = None
     try:
         spec = agreed_spec(vector, initial)
+        if initial and initial.model is None:
+            check_images(config, spec)
         agent, explorer = build_agents(config, spec)
         check_learning(config, agent, has_data=initial is not None)
         if initial and initial.model is not None:
@@ -57,7 +59,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if initial:
-            add_initial_data(trainer, initial)
+            add_initial_data(trainer, initial, config)
         trainer.use_counters(Counters(), has_data=len(replay) > 0)
         trainer.reporter.describe(config.plain)
         return trainer
@@ -84,14 +86,14 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         if not load_checkpoint(trainer, config.root.skip_damaged):
             run.metrics.rewind(0, {}, -1)
             console.print("no checkpoint yet: starting from the beginning")
-            initial = initial_data.load(config.root.data, config.root.model_from, config.root.plugins)
+            initial = initial_data.load(config.root)
             if initial and initial.model is not None:
                 take_model(agent, initial.model, config)
             if initial:
-                add_initial_data(trainer, initial)
+                add_initial_data(trainer, initial, config)
             trainer.use_counters(Counters(), has_data=len(replay) > 0)
         elif vector is None:
-            trainer.validation = list(recorded.read(run.validation))
+            trainer.validation = list(recorded.read(run.validation, recorded.Options("worldmodel")))
         trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
@@ -111,8 +113,9 @@ def agreed_spec(vector: Vector | None, initial: InitialData | None) -> Spec:
     if vector is None and initial is None:
         raise ValueError("there is neither an environment nor recorded episodes: choose env=... or data=...")
     spec = spec_of(vector) if vector else None
-    if initial and spec not in (None, initial.spec):
-        raise ValueError(f"the episodes are {initial.spec}, the environment is {spec}: choose the one they came from")
+    if initial and spec and spec != initial.spec:
+        hint = resizing(initial.spec, spec) or ": choose the one they came from"
+        raise ValueError(f"the episodes are {initial.spec}, the environment is {spec}{hint}")
     return spec or initial.spec  # type: ignore[union-attr]
 
 
@@ -190,19 +193,21 @@ def take_model(agent: Agent, weights: dict[str, torch.Tensor], config: Config) -
         raise differences or RunError(f"{config.root.model_from}: its model cannot be taken: {error}") from error
 
 
-def add_initial_data(trainer: Trainer, initial: InitialData) -> None:
+def add_initial_data(trainer: Trainer, initial: InitialData, config: Config) -> None:
     """Fill replay. Without an environment the last episodes are kept for validation, to dream of."""
-    count, run = 0, trainer.run
+    count, run, ended = 0, trainer.run, 0
     if trainer.envs is None:
         count = min(trainer.config.eval_episodes, max(1, len(initial.lengths) // 10))
         files.make_folder(run.validation)
     for number, episode in enumerate(initial.episodes):
+        ended += int(episode.terminal[-1])
         if number < len(initial.lengths) - count:
             trainer.replay.add(episode)
         else:
             trainer.validation.append(episode)
             write_chunk(run.validation / f"{number:06d}.npz", episode)
     console.print(f"begins with {len(trainer.replay):,} rows of {len(initial.lengths) - count} episodes")
+    end_unlearned(config, ended, len(initial.lengths))
 
 
 def load_checkpoint(trainer: Trainer, skip_damaged: bool) -> bool:

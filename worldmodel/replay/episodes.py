@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel import files
 from worldmodel.base import Spec
-from worldmodel.replay.npz import header, load
+from worldmodel.replay.npz import NpzArrays
 from worldmodel.replay.storage import available_memory, row_bytes
 
 TYPES = (np.uint8, np.float32, np.float32, np.bool_)  # of an episode's arrays
@@ -82,11 +82,12 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
         if expected > limit:
             raise ValueError(f"{chunk.rows:,} rows take more than {limit:,} bytes, half of the memory that is free")
         with files.opened(path, expected) as file, zipfile.ZipFile(file) as archive:
+            arrays = NpzArrays(archive)
             for name, (shape, kind) in wanted.items():
-                found = header(archive, name, limit)
+                found = arrays.header(name)
                 if found != (shape, kind):
                     raise ValueError(f"'{name}' is {found[1]} {found[0]}, not {kind} {shape}")
-            episode = Episode(*(load(archive, name, limit) for name in Episode._fields))
+            episode = Episode(*(arrays.load(name, limit) for name in Episode._fields))
         if episode.digest() != chunk.digest:
             raise ValueError("its content does not match its digest")
         check_rows(episode, spec, chunk.continuation)

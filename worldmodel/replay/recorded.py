@@ -1,204 +1,188 @@
-"""Recorded episodes: a folder of .npz files in, Spec and Episodes out, to learn a world model without an environment.
+"""Recorded episodes: a folder of .npz or HDF5 files, or a Minari dataset, in; Spec and Episodes out, to learn a world
+model without an environment. docs/recordings.md lists the layouts.
 
-A file holds one episode of T rows, in arrays of these names (others are ignored; nothing is ever unpickled):
-
-    image     (T, C, Y, X), (T, Y, X, C) or (T, Y, X) uint8, C 1 or 3
-    action    (T, A) in [-1, 1]; or one-hot, or integers (T,): discrete
-    reward    (T,) numbers
-    terminal  (T,) bool or 0/1, true only in an episode's last row
-    first     (T,) bool or 0/1, if the file holds several episodes: where they begin
-
-Time is as in worldmodel/base.py: action[t] led to image[t], and an episode's first row has neither action nor reward.
-So are a replay's own chunks. Files with one image more per episode than actions, rewards and terminals are understood
-too: there action[t] follows image[t].
+A file holds one episode of T rows or several, in arrays by the names in scan.py (others are ignored; nothing is ever
+unpickled). Which row an action belongs to is in layouts.py; the images' forms are in images.py. What comes out is in
+our time (worldmodel/base.py): action[t] led to image[t], and an episode's first row has neither action nor reward.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import NamedTuple, Protocol
 
 from worldmodel.base import Spec
+from worldmodel.replay import evidence
+from worldmodel.replay.align import File, align, lengths, one_hot
 from worldmodel.replay.episodes import Episode
-from worldmodel.replay.npz import RecordedError, header, load, opened
+from worldmodel.replay.folder import data_files, minari_data
+from worldmodel.replay.images import Form
+from worldmodel.replay.layouts import LAYOUTS, LED, Ambiguous, Layout, detect, joined
+from worldmodel.replay.minari_dataset import MinariEpisodes
+from worldmodel.replay.npz import RecordedError
+from worldmodel.replay.pictures import Kind, image_forms, kind_of, pictures
+from worldmodel.replay.scan import Raw, join, scan, unlike
 from worldmodel.replay.storage import available_memory
 
-SHARE = 4  # the images of a file may take a 1/SHARE of the memory that is free, each other array an eighth of that
-LARGEST = 1000  # discrete actions: each is a column, so that a stray integer must not ask for a billion of them
+SHARE = 4  # what is read at once may take a 1/SHARE of the memory that is free
 SHOWN = 10  # files that an error lists
-CONVENTIONS = (
-    "Either action[t] led to image[t], and an episode's first row has neither action nor reward, only zeros; or "
-    "action[t] follows image[t], and there is one image more than actions, rewards and terminals: add the image that "
-    "followed the last action, or drop the last action, reward and terminal"
-)
 
 
-class File(NamedTuple):
-    """What is kept of a file: everything but its images."""
+class Options(NamedTuple):
+    """What a user may say about recordings."""
 
-    path: Path
-    shape: tuple[int, ...]  # of the images, as they lie in the file
-    size: tuple[int, ...]  # (C, Y, X)
-    first: np.ndarray  # (T,) bool
-    action: np.ndarray  # (T, A) float32 or (T,) int16, zero in first rows
-    reward: np.ndarray  # (T,) float32
-    terminal: np.ndarray  # (T,) bool
-    onehot: bool  # all rows of `action` but first ones are one-hot, of two columns or more
+    layout: str | None = None  # a name of layouts.py; None: by the marks that a project leaves
+    size: Sequence[int] | None = None  # (Y, X); None: as recorded
+    gray: bool = False
 
-    @property
-    def form(self) -> str:
-        return "integers" if self.action.ndim == 1 else f"rows of {self.action.shape[1]} numbers"
+
+AS_RECORDED = Options()
+
+
+class Recordings(Protocol):
+    """Recorded episodes, to be iterated as often as wanted."""
+
+    spec: Spec
+    lengths: list[int]  # N + 1 of each episode
+    layout: Layout
+    found: list[str]  # what was found and how it is read, for people
+
+    def __iter__(self) -> Iterator[Episode]: ...
 
 
 class Recorded:
-    """Recorded episodes, to be iterated as often as wanted, in the order of file names."""
+    """Episodes of files, in the order of their names."""
 
-    def __init__(self, spec: Spec, files: list[File], limit: int) -> None:
-        self.spec, self.files, self.limit = spec, files, limit
-        self.lengths = [rows for file in files for rows in lengths(file.first)]  # N + 1 of each episode
+    def __init__(
+        self, spec: Spec, files: list[File], layout: Layout, forms: dict[Kind, Form], limit: int, found: list[str]
+    ) -> None:
+        self.spec, self.files, self.layout, self.forms, self.limit = spec, files, layout, forms, limit
+        self.lengths = [rows for file in files for rows in lengths(file.first) if rows > 1]
+        self.found = found
 
     def __iter__(self) -> Iterator[Episode]:
-        """One file is unpacked at a time. Errors: RecordedError if images are damaged, or no longer what they were."""
+        """One episode is unpacked at a time. Errors: RecordedError if images are damaged, or not what they were."""
         for file in self.files:
-            try:
-                with opened(file.path) as archive:
-                    shape, kind = header(archive, "image", self.limit)
-                    if shape != file.shape or kind != np.uint8:
-                        raise RecordedError("its images changed while it was read")
-                    image = to_channels_first(load(archive, "image", self.limit))
-            except RecordedError as error:
-                raise RecordedError(f"{file.path} cannot be used: {error}") from error
-            end = 0
-            for rows in lengths(file.first):
-                part = slice(end, end := end + rows)
-                action = file.action[part]
-                if action.ndim == 1:
-                    action = np.eye(self.spec.action_dim, dtype=np.float32)[action]  # (N + 1, A)
-                    action[0] = 0
-                yield Episode(np.ascontiguousarray(image[part]), action, file.reward[part], file.terminal[part])
+            at, form = 0, self.forms[kind_of(file.raw)]
+            with closing(pictures(file.raw, lengths(file.first), self.limit, form)) as parts:
+                for image in parts:
+                    part = slice(at, at := at + len(image))
+                    if len(image) > 1:  # else it is a picture without an action, at a cut
+                        action = one_hot(file.action[part], self.spec)
+                        yield Episode(image, action, file.reward[part], file.terminal[part])
 
 
-def read(folder: Path) -> Recorded:
-    """Check a folder and find its Spec. Only the headers of images are read, so that this takes little time or memory.
+def read(folder: Path, options: Options = AS_RECORDED) -> Recordings:
+    """Check a folder, tell its layout and find its Spec. Only the headers of images are read, and a few rows, so that
+    this takes little time or memory.
 
-    Actions are discrete if they are integers, or one-hot in all files. Errors: RecordedError, with all bad files.
+    Actions are discrete if they are integers, or one-hot in all files. Errors: RecordedError, with all bad files;
+    Ambiguous, if the layout is not certain.
     """
-    if not folder.is_dir():
-        raise RecordedError(f"there is no folder {folder}: name one that holds recorded episodes, .npz files")
-    paths = sorted(folder.glob("*.npz"), key=lambda path: path.name)
-    if not paths:
-        hint = f"; did you mean {folder / 'replay'}?" if (folder / "replay").is_dir() else ""
-        raise RecordedError(f"{folder} holds no recorded episodes, .npz files{hint}")
-    files, wrong, limit = [], {}, available_memory() // SHARE
+    limit = available_memory() // SHARE
+    dataset = minari_data(folder)
+    if dataset is not None:
+        if options.layout not in (None, "minari"):
+            raise RecordedError(f"{dataset} is a Minari dataset: leave data_layout={options.layout} out")
+        return MinariEpisodes(dataset, limit, options.size, options.gray)
+    paths = data_files(folder)
+    raws, wrong = scanned(paths, limit)
+    report(wrong, len(paths), folder)
+    try:
+        layout, why = (LAYOUTS[options.layout], "data_layout says so") if options.layout else detect(raws)
+    except Ambiguous as error:
+        raise RecordedError(f"{folder}: {error}{seen(raws, folder, limit, error.readings)}") from error
+    if layout.name == "minari":
+        raise RecordedError(f"{folder} is no Minari dataset: one has a metadata.json beside its main_data.hdf5")
+    return from_files(raws, folder, limit, layout, why, options)
+
+
+def from_files(raws: Sequence[Raw], folder: Path, limit: int, layout: Layout, why: str, options: Options) -> "Recorded":
+    """Files in a known layout. Errors: RecordedError, with all files that are wrong or unlike the others."""
+    files, wrong = aligned(raws, layout)
+    forms, unfit = image_forms(raws, limit, options.size, options.gray)
+    report({path: "; ".join(said[path] for said in (unfit, wrong) if path in said) for path in unfit | wrong},
+           sum(len(raw.paths) for raw in raws), folder)  # fmt: skip
+    integers = files[0].action.ndim == 1
+    count = 1 + max(int(file.action.max()) for file in files) if integers else files[0].action.shape[1]
+    spec = Spec(next(iter(forms.values())).shape, count, integers or all(file.onehot for file in files))
+    return Recorded(spec, files, layout, forms, limit, describe(files, layout, why, forms, folder))
+
+
+def seen(raws: Sequence[Raw], folder: Path, limit: int, readings: Sequence[Layout]) -> str:
+    """What the pictures say about two readings; nothing, if there are too few."""
+    try:
+        told = evidence.gather(from_files(raws, folder, limit, LAYOUTS[LED], "", AS_RECORDED))
+    except RecordedError:
+        return ""
+    if told is None:
+        return ""
+    speaks = [reading.name for reading in readings if reading.action == told.verdict]
+    return f"\n{told}: " + (f"that speaks for {speaks[0]}" if speaks else "that leaves it open")
+
+
+def scanned(paths: Sequence[Path], limit: int) -> tuple[list[Raw], dict[Path, str]]:
+    """What the files hold, and what is wrong with those that cannot be used."""
+    single: dict[Path, Raw] = {}
+    wrong = {}
     for path in paths:
         try:
-            files.append(scan(path, limit))
+            single[path] = scan(path, limit)
         except RecordedError as error:
-            wrong[path.name] = str(error)
-    for what, found in (("images", [str(file.size) for file in files]), ("actions", [file.form for file in files])):
-        usual = Counter(found).most_common(1)[0][0] if found else ""
-        for file, own in zip(files, found):
-            if own != usual:
-                other = files[found.index(usual)].path.name
-                wrong[file.path.name] = f"its {what} are {own}, those of {other} {usual}: all files must be alike"
-    if wrong:
-        lines = [f"{len(wrong)} of {len(paths)} files in {folder} cannot be used:"]
-        lines += [f"  {name}: {wrong[name]}" for name in sorted(wrong)[:SHOWN]]
-        lines += [f"  ... and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
-        raise RecordedError("\n".join(lines))
-    (c, y, x), integers = files[0].size, files[0].action.ndim == 1
-    count = 1 + max(int(file.action.max()) for file in files) if integers else files[0].action.shape[1]
-    return Recorded(Spec((c, y, x), count, integers or all(file.onehot for file in files)), files, limit)
+            wrong[path] = str(error)
+    raws = []
+    for chain in joined(list(single)):
+        try:
+            raws.append(join([single[path] for path in chain]))
+        except RecordedError as error:
+            wrong[chain[0]] = str(error)
+    return raws, wrong
 
 
-# ---- one file ----
+def aligned(raws: Sequence[Raw], layout: Layout) -> tuple[list[File], dict[Path, str]]:
+    """In our time; and what is wrong with files, or unlike in most of them."""
+    files, wrong = [], {}
+    longest = max(max(lengths(raw.first)) for raw in raws)
+    for raw in raws:
+        try:
+            files.append(align(raw, layout, longest))
+        except RecordedError as error:
+            wrong[raw.paths[0]] = str(error)
+    good = [file.raw for file in files]
+    wrong |= unlike(good, "actions", [raw.form for raw in good])
+    parts = ["rewards", "no rewards"], ["terminals", "no terminals"]
+    given = [[parts[0][raw.reward is None], parts[1][raw.terminal is None]] for raw in good]
+    return files, wrong | unlike(good, "arrays", [" and ".join(names) for names in given])
 
 
-def scan(path: Path, limit: int) -> File:
-    """Everything but the images, checked and brought to our time. limit: bytes of the images."""
-    with opened(path) as archive:
-        shape, kind = header(archive, "image", limit)
-        if kind != np.uint8:
-            raise RecordedError(f"'image' is {kind}, not uint8: store intensities as whole numbers 0..255")
-        t, *size = to_channels_first(np.broadcast_to(np.uint8(0), shape)).shape  # takes no memory
-        action, reward, terminal = (load(archive, name, limit // 8) for name in ("action", "reward", "terminal"))
-        several = "first.npy" in archive.namelist()
-        first = flags(load(archive, "first", limit // 8), "first") if several else np.arange(t) == 0
-    action, terminal = numbers(action), flags(terminal, "terminal")
-    if reward.ndim != 1 or terminal.ndim != 1:
-        raise RecordedError(f"'reward' {reward.shape} and 'terminal' {terminal.shape} must be (T,)")
-    if first.shape != (t,) or not first[0]:
-        raise RecordedError(f"'first' must be ({t},), one for each image, and true in the first row")
-    if min(lengths(first)) < 2:
-        raise RecordedError("it holds an episode of a single image, without an action: leave that out")
-
-    given = {len(action), len(reward), len(terminal)}
-    if given == {t - first.sum()}:
-        action, reward, terminal = (pad_first_rows(part, first) for part in (action, reward, terminal))
-    elif given != {t}:
-        found = f"{t} images, {len(action)} actions, {len(reward)} rewards, {len(terminal)} terminals"
-        raise RecordedError(f"it holds {found}, and {first.sum()} episode(s). {CONVENTIONS}")
-    elif action[first].any() or reward[first].any():
-        raise RecordedError(f"there are as many actions as images, but a first row is not zero. {CONVENTIONS}")
-
-    with np.errstate(all="ignore"):  # what is beyond float32 becomes infinite
-        reward = reward.astype(np.float32)
-    if not np.isfinite(reward).all():
-        raise RecordedError(f"'reward' is {reward[~np.isfinite(reward)][0]} somewhere: all must be finite")
-    early = terminal & ~np.roll(first, -1)
-    if early.any():
-        where = f"in row {early.argmax()} of {t}, before its episode's last one"
-        raise RecordedError(f"'terminal' is true {where}: end the episode there, or mark where others begin by 'first'")
-    onehot = action.ndim == 2 and action.shape[1] > 1 and np.isin(action, (0, 1)).all()
-    onehot = bool(onehot and (action[~first].sum(1) == 1).all())
-    return File(path, shape, tuple(size), first, action, reward, terminal, onehot)
+def report(wrong: dict[Path, str], count: int, folder: Path) -> None:
+    """Errors: RecordedError, if anything is wrong."""
+    if not wrong:
+        return
+    lines = [f"{len(wrong)} of {count} files in {folder} cannot be used:"]
+    names = {path: path.name if path == folder else path.relative_to(folder) for path in sorted(wrong)[:SHOWN]}
+    lines += [f"  {names[path]}: {wrong[path]}" for path in names]
+    lines += [f"  ... and {len(wrong) - SHOWN} more"] * (len(wrong) > SHOWN)
+    raise RecordedError("\n".join(lines))
 
 
-def numbers(action: np.ndarray) -> np.ndarray:
-    """Actions of any type -> (T, A) float32 or (T,) int16."""
-    if action.ndim == 1 and action.dtype.kind != "f":
-        low, high = action.min(initial=0), action.max(initial=0)
-        if low < 0 or high >= LARGEST:
-            raise RecordedError(f"'action' holds integers in {low}..{high}: they must lie in 0..{LARGEST - 1}")
-        return action.astype(np.int16)
-    if action.ndim != 2 or not action.shape[1]:
-        found = f"{action.dtype} {action.shape}"
-        raise RecordedError(f"'action' is {found}: wanted (T, A), also for A = 1; or integers (T,) if discrete")
-    with np.errstate(all="ignore"):
-        action = action.astype(np.float32)
-    largest = np.abs(action).max(initial=0)
-    if not largest <= 1:  # NaN is not
-        raise RecordedError(f"the largest 'action' is {largest:g}: they must be scaled to [-1, 1]")
-    return action
-
-
-def flags(array: np.ndarray, name: str) -> np.ndarray:
-    if not np.isin(array, (0, 1)).all():
-        raise RecordedError(f"'{name}' must be bool, or 0 and 1")
-    return array.astype(bool)
-
-
-def pad_first_rows(array: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """What belongs to actions, (T - episodes, ...), with zeros put into first rows: (T, ...)."""
-    rows = np.zeros((len(first), *array.shape[1:]), array.dtype)
-    rows[~first] = array
-    return rows
-
-
-def lengths(first: np.ndarray) -> list[int]:
-    """Rows of each episode."""
-    return np.diff(np.flatnonzero(np.append(first, True))).tolist()
-
-
-def to_channels_first(image: np.ndarray) -> np.ndarray:
-    """Images in any accepted order -> (T, C, Y, X), a view. Colours last is tried first, as in envs/pixels.py."""
-    if image.ndim == 3 and image.size:
-        return image[:, None]
-    if image.ndim == 4 and image.size and image.shape[3] in (1, 3):
-        return image.transpose(0, 3, 1, 2)
-    if image.ndim == 4 and image.size and image.shape[1] in (1, 3):
-        return image
-    wanted = "(T, C, Y, X), (T, Y, X, C) or (T, Y, X) with C 1 or 3"
-    raise RecordedError(f"'image' is {image.shape}: wanted {wanted}; one frame of a stack, and no alpha")
+def describe(files: Sequence[File], layout: Layout, why: str, forms: dict[Kind, Form], folder: Path) -> list[str]:
+    """What was found and how it is read: the layout with its reason, then what was left out or made."""
+    lines = [f"{folder} is read as {layout.name}, because {why}: {layout.meaning}"]
+    if not any(file.raw.reward is not None for file in files):
+        lines.append("there are no rewards: all are 0")
+    episodes = sum(file.raw.episodes for file in files)
+    if layout.outcome == "after_action" and all(len(file.raw.action) == file.raw.rows for file in files):
+        lines.append(f"the last action of {episodes} episodes has no image after it and is left out")
+    unseen = sum(file.unseen for file in files)
+    if unseen:
+        lines.append(f"{unseen} terminals came after an episode's last image, and cannot be learned")
+    if any(file.raw.done for file in files):
+        lines.append("`done` tells no death from a time limit: it is taken as terminal but in the longest episodes")
+    dropped = sum(file.dropped for file in files) if layout.action == "led" else 0
+    if dropped:
+        lines.append(f"{dropped} episodes begin with an action or a reward that led to their first image: left out")
+    pieces = sum(file.raw.amid[0] for file in files)
+    if pieces:
+        lines.append(f"{pieces} files begin amid an episode: their first rows begin a new one")
+    return lines + [form.note for form in forms.values() if form.note]
