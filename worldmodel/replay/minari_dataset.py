@@ -172,11 +172,11 @@ def to_ours(action: np.ndarray, space: Any) -> np.ndarray:
         if action.dtype.kind not in "iu" or not ((chosen >= 0) & (chosen < count)).all():
             raise RecordedError(f"its actions are not in {space}")
         return np.eye(count, dtype=np.float32)[chosen]
-    action = action.reshape(-1, count).astype(np.float32)
+    action = action.reshape(-1, count).astype(np.float64)
     if said:
-        low, high = (bound.reshape(-1).astype(np.float32) for bound in (space.low, space.high))
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
         action = 2 * (action - low) / (high - low) - 1
-    return in_range(action)
+    return in_range(action.astype(np.float32))
 
 
 # ---- out ----
