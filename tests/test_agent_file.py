@@ -59,6 +59,11 @@ def test_it_acts_as_the_run_does_and_results_are_written_beside_it(
     assert f"recorded when it was exported: return {wanted['return']:.1f} over 3 episodes" in capsys.readouterr().out
 
 
+def test_it_does_not_tell_where_the_run_lay(run: Path, content: bytes) -> None:
+    header = content[: 8 + int.from_bytes(content[:8], "little")].decode(errors="replace")
+    assert str(run.parent) not in header and '\\"runs\\": \\"' in header
+
+
 def test_other_planners_and_tables_but_nothing_that_needs_episodes(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,9 +63,12 @@ def serialised(
     run: Run, checkpoint: Checkpoint, tensors: Mapping[str, Mapping[str, Tensor]], evaluation: Mapping[str, Any]
 ) -> bytes:
     """The file's content. tensors: by part."""
+    folders = {key: Path(run.config[key]).name for key in ("runs", "data", "model_from") if run.config.get(key)}
+    info = {key: run.info[key] for key in KEPT if key in run.info}
+    info["command"] = re.sub(r" \+*runs=\S+", "", str(info.get("command")))
     about = {
-        "config": run.config,
-        "info": {key: run.info[key] for key in KEPT if key in run.info},
+        "config": run.config | folders,  # where they lay is nobody's business
+        "info": info,
         "checkpoint": checkpoint.folder.name,
         "counters": upgrade_counters(checkpoint.state["counters"]),
         "evaluation": dict(evaluation),
