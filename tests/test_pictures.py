@@ -103,7 +103,8 @@ SCALARS = [
     "collect/planned_minus_obtained", "evaluate/return", "evaluate/ci95", "evaluate/episode_length", "evaluate/act_ms",
     "evaluate/planned_return", "evaluate/obtained_return", "evaluate/planned_minus_obtained",
     "dream/image_mse_01", "dream/reward_mae_01", "dream/image_mse_05", "dream/reward_mae_05",
-    "seconds/collect", "seconds/learn", "seconds/render", "rate/updates_per_second",
+    "seconds/collect", "seconds/learn", "seconds/render", "seconds/wall_clock", "seconds/cpu",
+    "rate/updates_per_second",
     "count/env_steps", "count/agent_steps", "count/episodes", "count/updates",
 ]  # fmt: skip
 

@@ -24,6 +24,7 @@ class Reporter:
         self.config, self.run, self.callback = config, run, callback
         self.sums: dict[str, Any] = {}  # of metrics, since the last report
         self.seconds: dict[str, float] = {}
+        self.clocks = read_clocks()
         self.bar = ProgressBar(config.env_steps, 0)
         self.tensorboard = run.metrics.tensorboard
         self.tensorboard.over_updates = not (config.env_steps or config.prefill)  # it never collects
@@ -57,6 +58,9 @@ class Reporter:
         counters = dataclasses.asdict(self.schedule.counters)
         counts = {f"count/{name}": float(value) for name, value in counters.items()}
         rate = {"rate/updates_per_second": number / self.seconds["learn"]}
+        now = read_clocks()  # of all that was done since the last report: what a run took is the sum, pauses left out
+        self.took(**{name: now[name] - before for name, before in self.clocks.items()})
+        self.clocks = now
         self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
         self.seconds = {}
         losses = [
@@ -100,3 +104,10 @@ class Reporter:
             self.bar.update(counters.env_steps, self.config.env_steps, **newest)
         counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
         console.print(f"{counted}  {text}")
+
+
+def read_clocks() -> dict[str, float]:
+    """Seconds. On a machine that others use, too, the processor's are what a run costs; without those of environments
+    in processes of their own.
+    """
+    return {"wall_clock": time.perf_counter(), "cpu": time.process_time()}

@@ -82,8 +82,7 @@ class ICEM(Actor):
 
     def initial(self, n: int) -> Carry:
         mean = initial_mean(self.spec, n, self.config.horizon)
-        elites = F.one_hot(mean.argmax(-1), self.spec.action_dim).float() if self.spec.discrete else mean
-        return Carry(mean, elites[:, None].expand(-1, self.config.kept, -1, -1))
+        return Carry(mean, executable(self.spec, mean)[:, None].expand(-1, self.config.kept, -1, -1))
 
     def act(
         self, state: State, carry: Carry, mode: Mode, generator: torch.Generator | None = None
