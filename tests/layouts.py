@@ -3,11 +3,13 @@ action that led to it, and the reward is that action: rows that are paired wrong
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from worldmodel.replay.episodes import Episode
 
 SIZE = 32
 LENGTHS = (9, 6, 12, 6)  # actions of the episodes
@@ -59,6 +61,25 @@ def hdf5(path: Path, **arrays: Any) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip")
+
+
+def dots(shift: int, episodes: int = 6) -> Iterator[Episode]:
+    """A dot that actions move, with every action moved by so many rows."""
+    rng = np.random.default_rng(1)
+    for _ in range(episodes):
+        place, image = np.full(2, 0.5), []
+        action = rng.uniform(-1, 1, (41, 2)).astype(np.float32)
+        for row in action:
+            place = (place + 0.08 * row).clip(0.1, 0.9)
+            y, x = (place * SIZE).astype(int)
+            image.append(np.zeros((1, SIZE, SIZE), np.uint8))
+            image[-1][0, y - 2 : y + 2, x - 2 : x + 2] = 255
+        yield of_pictures(np.array(image), np.roll(action, shift, 0))
+
+
+def of_pictures(image: np.ndarray, action: np.ndarray) -> Episode:
+    t = len(image)
+    return Episode(image, action, np.zeros(t, np.float32), np.zeros(t, bool))
 
 
 # ---- one function a project ----

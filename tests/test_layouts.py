@@ -9,7 +9,7 @@ from typing import Any
 import layouts
 import numpy as np
 import pytest
-from layouts import LENGTHS, SIZE, WRITERS, at, lives, save, shown, z
+from layouts import LENGTHS, SIZE, WRITERS, at, dots, lives, of_pictures, save, shown, z
 
 from worldmodel.base import Spec
 from worldmodel.replay import check, evidence
@@ -294,47 +294,26 @@ def test_terminals_after_the_last_image_are_counted(tmp_path: Path) -> None:
 # ---- what the pictures say ----
 
 
-def dots(shift: int, episodes: int = 6) -> Any:
-    """A dot that actions move, with every action moved by so many rows."""
-    rng = np.random.default_rng(1)
-    for _ in range(episodes):
-        place, image = np.full(2, 0.5), []
-        action = rng.uniform(-1, 1, (41, 2)).astype(np.float32)
-        for row in action:
-            place = (place + 0.08 * row).clip(0.1, 0.9)
-            y, x = (place * SIZE).astype(int)
-            image.append(np.zeros((1, SIZE, SIZE), np.uint8))
-            image[-1][0, y - 2 : y + 2, x - 2 : x + 2] = 255
-        yield layouts_episode(np.array(image), np.roll(action, shift, 0))
-
-
-def layouts_episode(image: np.ndarray, action: np.ndarray) -> Any:
-    from worldmodel.replay.episodes import Episode
-
-    t = len(image)
-    return Episode(image, action, np.zeros(t, np.float32), np.zeros(t, bool))
-
-
 def test_pictures_tell_which_row_an_action_belongs_to() -> None:
     for shift, verdict in ((0, "led"), (-1, "follows"), (1, "earlier")):
         told = evidence.gather(dots(shift))
         assert told is not None and told.verdict == verdict, told
     (still,) = [np.zeros((200, 1, SIZE, SIZE), np.uint8)]
     action = np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32)
-    told = evidence.gather([layouts_episode(still, action)])
+    told = evidence.gather([of_pictures(still, action)])
     assert told is not None and told.verdict == "" and max(told[:3]) < 0.02
-    assert evidence.gather([layouts_episode(still[:9], action[:9])]) is None
+    assert evidence.gather([of_pictures(still[:9], action[:9])]) is None
 
 
 def test_a_refusal_shows_what_the_pictures_say(tmp_path: Path) -> None:
-    for number, (episode, name) in enumerate(zip(dots(-1), "abcdef")):
-        save(tmp_path / f"{name}{number}.npz", image=episode.image, action=episode.action)
+    for number, (moved, name) in enumerate(zip(dots(-1), "abcdef")):
+        save(tmp_path / f"{name}{number}.npz", image=moved.image, action=moved.action)
     assert refusal(tmp_path).splitlines()[-1].endswith("that speaks for action_follows_image")
 
 
 def test_the_check_tells_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, episode in enumerate(dots(-1)):
-        save(tmp_path / f"{number}.npz", obs=episode.image, action=episode.action)
+    for number, moved in enumerate(dots(-1)):
+        save(tmp_path / f"{number}.npz", obs=moved.image, action=moved.action)
     assert check.main([str(tmp_path), "--size", "16", "16"]) == 0
     said = capsys.readouterr().out
     for words in ("read as world_models", "there are no rewards", "6 of 40 to 40 actions, 240 in all",

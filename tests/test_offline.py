@@ -47,6 +47,18 @@ def test_what_is_found_and_what_is_not_learned_is_said(tmp_path: Path, capsys: p
     assert "2 of 4 episodes end in a terminal, which is not learned: add model.continue_weight=1" in said
 
 
+def test_pictures_that_speak_against_a_layout_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files that claim to be PlaNet's by their names and zero rows, with actions that were taken at their image."""
+    for number, episode in enumerate(layouts.dots(-1)):
+        episode.action[0] = 0
+        layouts.save(tmp_path / "data" / f"20190803T120000-{number:032x}.npz", **episode._asdict())
+    trained(tmp_path, f"data={tmp_path / 'data'}", "data_size=[16,16]")
+    said = capsys.readouterr().out
+    assert "is read as planet" in said and "the pictures speak against that: of the actions" in said
+    trained(tmp_path / "named", f"data={tmp_path / 'data'}", "data_size=[16,16]", "data_layout=action_follows_image")
+    assert "speak against" not in capsys.readouterr().out
+
+
 def refused(*words: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         runs.composed(*words, "runs=nowhere")

@@ -10,7 +10,7 @@ from training.config import Config, RootConfig
 from training.progress import console
 from training.run import Run, RunError
 from worldmodel.base import ConfigError, Spec
-from worldmodel.replay import recorded
+from worldmodel.replay import evidence, recorded
 from worldmodel.replay.episodes import Episode
 
 
@@ -34,6 +34,12 @@ def load(root: RootConfig) -> InitialData | None:
             raise recorded.RecordedError(f"data: {error}") from error
         for line in episodes.found:  # how they are read, and why
             console.print(line, markup=False)
+        told = evidence.gather(episodes)
+        if told is not None and told.verdict == "follows":
+            said = (
+                f"the pictures speak against that: {told}. Look at them: python -m worldmodel.replay.check {root.data}"
+            )
+            console.print(said, markup=False)
         found = InitialData(episodes.spec, episodes.lengths, episodes, None)
     if root.model_from is not None:
         run = Run.read(Path(root.model_from))
