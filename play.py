@@ -9,6 +9,7 @@ as in evaluate.py: actor.horizon=20, --actor mppi.
 import argparse
 import asyncio
 import functools
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,8 +44,14 @@ def main(arguments: Sequence[str]) -> int:
 
     async def until_stopped() -> None:
         ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def stop(number: int) -> None:
+            if ended.is_set():  # asked twice: an environment may hang
+                os._exit(128 + number)
+            ended.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, ended.set)
+            loop.add_signal_handler(number, stop, number)
         await serve(opening, options.port, ready, ended)
 
     try:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import test_contract_actors
@@ -11,8 +12,10 @@ from test_contract_actors import MODELS, make
 from worlds_to_play import Picture
 
 from agents.base import random_actions
+from envs.suites.catch import Catch
 from training import components
-from viewer import messages
+from viewer import messages, opening
+from viewer.player import idle
 from viewer.recording import Recording
 from viewer.session import Session, View
 from worldmodel.base import Batch, Spec
@@ -187,6 +190,14 @@ def test_another_horizon_is_planned_with_and_followed() -> None:
     follower = session("dreamer_v3 on dreamer_v3")
     follower.set_horizon(3)
     assert follower.futures().steps == [1, 2, 3]
+
+
+def test_an_environments_names_of_its_actions_are_found_through_its_wrappers() -> None:
+    env = gymnasium.wrappers.TimeLimit(Catch(4, 3, (16, 16)), 5)
+    assert opening.meanings(env, 3) == ["LEFT", "NOOP", "RIGHT"]
+    assert opening.meanings(env, 9) == opening.meanings(Picture(tiny.DISCRETE), 3) == []
+    assert idle(tiny.DISCRETE, ["LEFT", "NOOP", "RIGHT"]).tolist() == [0, 1, 0]
+    assert idle(tiny.DISCRETE, []).tolist() == [1, 0, 0] and not idle(tiny.SPEC, []).any()
 
 
 def test_a_film_is_a_gif_of_all_that_was_seen() -> None:

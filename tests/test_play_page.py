@@ -66,6 +66,12 @@ def opened(spec: Spec = tiny.SPEC, actor: str = "cem on rssm") -> Opened:
     return Opened(session, facts, lambda horizon: None)
 
 
+def named(meanings: list[str]) -> Opened:
+    """With discrete actions that have names."""
+    session, facts, with_horizon = opened(Spec((3, 16, 16), len(meanings), True))
+    return Opened(session, facts | {"meanings": meanings}, with_horizon)
+
+
 def shown(tab: Any, name: str) -> str:
     """What a canvas shows."""
     drawn: str = tab.evaluate(f"document.getElementById('{name}').toDataURL()")
@@ -164,13 +170,30 @@ def test_six_dimensions_have_keys_buttons_and_sliders(visit: Any) -> None:
         until(tab, "document.querySelectorAll('.dimension output')[4].textContent === '1.00'")
         tab.keyboard.up("l")
         tab.check("#sticky")
-        minus = tab.locator(".dimension").nth(5).locator("button").first
+        minus = tab.locator(".dimension").nth(5).locator("button").nth(1)
         assert minus.inner_text().endswith("K")
         minus.click()
         until(tab, "document.querySelectorAll('.dimension output')[5].textContent === '-1.00'")
         tab.locator(".dimension input").nth(2).fill("0.5")
         until(tab, "document.querySelectorAll('.dimension output')[2].textContent === '0.50'")
         assert action(tab) == [0, 0, 0.5, 0, 0, -1]
+        tab.uncheck("#sticky")
+        tab.locator(".dimension .name").first.click()  # its keys are swapped
+        tab.keyboard.down("ArrowRight")
+        until(tab, "document.querySelector('.dimension output').textContent === '-1.00'")
+
+
+def test_keys_mean_what_an_environment_calls_its_actions(visit: Any) -> None:
+    meanings = ["NOOP", "FIRE", "UP", "RIGHT", "UPRIGHT"]
+    with page(lambda: named(meanings)) as port:
+        tab = visit(port)
+        assert tab.locator("#controls button").all_inner_texts()[2].split() == ["up", "3", "↑"]
+        for key, taken in (("ArrowUp", 2), ("ArrowRight", 4)):  # the second with the first still down
+            tab.keyboard.down(key)
+            until(tab, f"document.querySelectorAll('#controls button')[{taken}].classList.contains('taken')")
+        for key, taken in (("ArrowUp", 3), ("ArrowRight", 0)):
+            tab.keyboard.up(key)
+            until(tab, f"document.querySelectorAll('#controls button')[{taken}].classList.contains('taken')")
 
 
 def test_discrete_actions_have_keys_and_buttons_also_on_a_small_touch_screen(visit: Any) -> None:

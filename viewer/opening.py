@@ -64,7 +64,7 @@ def open_run(
         "size": list(agent.spec.image_shape),
         "actions": agent.spec.action_dim,
         "discrete": agent.spec.discrete,
-        "meanings": meanings(env) if env else [],
+        "meanings": meanings(env, agent.spec.action_dim) if env and agent.spec.discrete else [],
         "env_steps": trained.checkpoint.state["counters"]["env_steps"],
         "device": f"{agent.device}, {agent.precision}",
     }
@@ -85,7 +85,8 @@ def recordings(trained: TrainedRun) -> Callable[[int], Batch] | None:
     return lambda seed: trained.replay.sample(np.random.default_rng(seed), 1, CONTEXT)
 
 
-def meanings(env: gymnasium.Env) -> list[str]:
-    """What the environment itself calls its actions, if it does."""
+def meanings(env: gymnasium.Env, actions: int) -> list[str]:
+    """What the environment itself calls its actions, if it does, as Atari's do."""
     name = "get_action_meanings"
-    return [str(word) for word in env.get_wrapper_attr(name)()] if env.has_wrapper_attr(name) else []
+    words = [str(word) for word in env.get_wrapper_attr(name)()] if env.has_wrapper_attr(name) else []
+    return words if len(words) == actions else []

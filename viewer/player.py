@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ class Player:
         """Errors: those of opening."""
         self.opened = await self.call(opening)
         self.session, self.facts, self.with_horizon = self.opened
-        self.human = idle(self.session.agent.spec)
+        self.human = idle(self.session.agent.spec, self.facts["meanings"])
         self.jobs.append(self.session.view)
 
     async def close(self) -> None:
@@ -225,9 +225,9 @@ class Player:
             self.film, self.recording = self.recording if self.recording.frames else self.film, None
 
 
-def idle(spec: Spec) -> np.ndarray:
-    """The action of a human who presses nothing: none, or of discrete ones the first."""
+def idle(spec: Spec, meanings: Sequence[str]) -> np.ndarray:
+    """The action of a human who presses nothing: none, or of discrete ones the one that is named so, else the first."""
     action = np.zeros(spec.action_dim, np.float32)
     if spec.discrete:
-        action[0] = 1
+        action[meanings.index("NOOP") if "NOOP" in meanings else 0] = 1
     return action

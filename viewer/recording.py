@@ -46,6 +46,7 @@ def frame(view: View, futures: Futures | None) -> np.ndarray:
     says = f"step {view.step}    return {view.total:.1f}    {view.ended}"
     draw.text((GAP, below + 3), says, QUIET, font)
     if futures is not None:
+        draw.text((width - GAP, below + 3), f"what it means to do, {futures.horizon} steps ahead", QUIET, font, "ra")
         for number, image in enumerate(futures.pictures[0][:12]):
             place = GAP + number * (strip + GAP), below + LINE + GAP // 2
             sheet.paste(enlarged(image, strip, strip), place)

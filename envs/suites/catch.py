@@ -44,6 +44,10 @@ class Catch(gymnasium.Env):
         self.action_space = spaces.Discrete(3)
         self.ball, self.paddle = (0, 0), 0
 
+    def get_action_meanings(self) -> list[str]:
+        """As Atari's environments name theirs."""
+        return ["LEFT", "NOOP", "RIGHT"]
+
     def draw(self) -> np.ndarray:
         """uint8 (Y, X, 3): every cell is a block. A ball that is caught hides the paddle."""
         board = np.zeros((self.rows, self.columns, 3), np.uint8)

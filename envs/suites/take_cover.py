@@ -71,6 +71,10 @@ class TakeCover(gymnasium.Env):
         self.image = self.game.get_state().screen_buffer
         return self.image, {}
 
+    def get_action_meanings(self) -> list[str]:
+        """As Atari's environments name theirs."""
+        return ["LEFT", "NOOP", "RIGHT"]
+
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         reward = self.game.make_action(BUTTONS[action], 1)
         dead = self.game.is_episode_finished()

@@ -1,7 +1,8 @@
 // What is drawn: crisp pictures, the fan of futures, running curves.
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const number = (value) => (value === null || value === undefined ? "–" : value.toFixed(Math.abs(value) < 10 ? 2 : 1));
+const number = (value) => (value === null || value === undefined ? "–"
+  : Math.abs(value) < 1e5 ? value.toFixed(Math.abs(value) < 10 ? 2 : Math.abs(value) < 1000 ? 1 : 0) : value.toExponential(1));
 
 export { number };
 
@@ -41,11 +42,14 @@ export function fan(canvas, message, bitmap, size) {
   context.imageSmoothingEnabled = false;
   context.textBaseline = "middle";
   context.fillStyle = colour("--quiet");
-  message.steps.forEach((step, column) => context.fillText(`+${step}`, left + column * cell, 6));
+  const every = Math.ceil(30 / cell); // of the numbers above, where there is little room
+  message.steps.forEach((step, column) => {
+    if (column % every === 0) context.fillText(`+${step}`, left + column * cell, 6);
+  });
   let y = 16;
   for (let row = 0; row < rows; row++) {
     const width = row ? small : cell, value = message.returns[row], middle = y + (tall(width) - gap) / 2;
-    const name = row === 0 ? "plan" : message.considered ? `#${message.ranks[row - 1]}` : `other ${row}`;
+    const name = message.considered ? (row ? `#${message.ranks[row - 1]}` : "plan") : row ? `or ${row}` : "itself";
     context.fillStyle = row ? colour("--quiet") : colour("--plan");
     context.fillText(name, 0, row ? middle : middle - 9);
     context.fillStyle = colour("--ink");
@@ -58,7 +62,7 @@ export function fan(canvas, message, bitmap, size) {
       context.globalAlpha = 0.55;
       context.fillRect(bar, middle - 5, Math.max(2, length), 10);
       context.globalAlpha = 1;
-    } else context.fillText(number(value), 34, middle);
+    } else context.fillText(number(value), 36, middle);
     for (let column = 0; column < columns; column++) {
       const [w, h] = [width - gap, tall(width) - gap];
       context.drawImage(bitmap, column * wide, row * high, wide, high, left + column * width, y, w, h);

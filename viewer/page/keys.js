@@ -15,7 +15,11 @@ export class Hands {
     this.facts = facts;
     this.changed = changed;
     this.held = new Map(); // what is pressed: name -> [dimension, sign], or [index]
-    this.values = new Array(facts.discrete ? 1 : facts.actions).fill(0); // what is held without a key
+    this.idle = Math.max(0, facts.meanings.indexOf("NOOP")); // of discrete actions: what is done if none is pressed
+    this.values = []; // what is held without a key: all dimensions, or the index of the one action
+    this.rest();
+    this.memory = `swapped: ${facts.environment}`;
+    this.swapped = new Set(JSON.parse(localStorage[this.memory] || "[]")); // dimensions whose two keys are
     this.first = 0; // the dimension that the first pair of keys moves
     this.box = document.getElementById("controls");
     this.sticky = document.getElementById("sticky");
@@ -39,11 +43,22 @@ export class Hands {
     PAIRS.forEach(([less, more], pair) => {
       const dimension = this.first + pair;
       if (dimension < this.facts.actions) {
-        bound.set(less, [dimension, -1]);
-        bound.set(more, [dimension, 1]);
+        const sign = this.swapped.has(dimension) ? -1 : 1;
+        bound.set(less, [dimension, -sign]);
+        bound.set(more, [dimension, sign]);
       }
     });
     return bound;
+  }
+
+  swap(dimension) { // up is more in one world and less in another
+    if (!this.swapped.delete(dimension)) this.swapped.add(dimension);
+    localStorage[this.memory] = JSON.stringify([...this.swapped]);
+    this.build();
+  }
+
+  rest() {
+    this.values = this.facts.discrete ? [this.idle] : new Array(this.facts.actions).fill(0);
   }
 
   shift(by) { // more dimensions than keys
@@ -61,21 +76,24 @@ export class Hands {
     const of = (wanted) => [...this.bound].filter(([, what]) => String(what) === String(wanted)).map(([key]) => key);
     if (this.facts.discrete) {
       for (let i = 0; i < this.facts.actions; i++) {
-        const name = (this.facts.meanings[i] || `action ${i}`).toLowerCase();
-        this.box.append(this.button(name, of([i]).slice(-2), [i]));
+        this.box.append(this.button(this.name(i), of([i]).slice(-2), [i]));
       }
     } else {
       for (let i = 0; i < this.facts.actions; i++) this.box.append(this.dimension(i, of([i, -1]), of([i, 1])));
     }
     const more = this.facts.actions > PAIRS.length && !this.facts.discrete;
     document.getElementById("says-actions").textContent = this.facts.discrete
-      ? "a key or a button; none pressed is the first"
+      ? `none pressed: ${this.name(this.idle)}`
       : more ? "keys, buttons, sliders; [ and ] move the keys on" : "keys, buttons or sliders";
+  }
+
+  name(i) {
+    return (this.facts.meanings[i] || `action ${i}`).toLowerCase();
   }
 
   button(name, keys, what) {
     const button = document.createElement("button");
-    button.append(name, ...keys.map((key) => Object.assign(document.createElement("kbd"), { textContent: glyph(key) })));
+    button.append(Object.assign(document.createElement("span"), { textContent: name }), ...keys.map((key) => Object.assign(document.createElement("kbd"), { textContent: glyph(key) })));
     button.dataset.what = String(what);
     button.onpointerdown = (event) => {
       if (event.pointerId !== undefined && button.setPointerCapture) button.setPointerCapture(event.pointerId);
@@ -89,7 +107,9 @@ export class Hands {
   dimension(i, less, more) {
     const row = document.createElement("div");
     row.className = "dimension";
-    const name = Object.assign(document.createElement("span"), { className: "name", textContent: i + 1 });
+    const name = Object.assign(document.createElement("button"), { className: "name", textContent: i + 1 });
+    name.title = "swap the two keys of this dimension";
+    name.onclick = () => this.swap(i);
     const slider = Object.assign(document.createElement("input"), { type: "range", min: -1, max: 1, step: 0.05, value: 0 });
     slider.ariaLabel = `action ${i + 1}`;
     slider.oninput = () => { this.values[i] = Number(slider.value); this.tell(); };
@@ -119,7 +139,7 @@ export class Hands {
 
   let_go() {
     this.held.clear();
-    this.values.fill(0);
+    this.rest();
     this.tell(false);
   }
 
@@ -136,7 +156,8 @@ export class Hands {
   action() {
     if (this.facts.discrete) {
       const pressed = [...this.held.values()].pop();
-      const index = pressed ? pressed[0] : this.values[0], row = new Array(this.facts.actions).fill(0);
+      const index = pressed ? this.together() ?? pressed[0] : this.values[0];
+      const row = new Array(this.facts.actions).fill(0);
       row[index] = 1;
       return row;
     }
@@ -147,6 +168,14 @@ export class Hands {
       for (const [dimension, sum] of sums) action[dimension] = Math.max(-1, Math.min(1, sum));
     }
     return action;
+  }
+
+  // Several keys at once, where the environment has a name for that, as Atari's UPRIGHTFIRE.
+  together() {
+    const names = [...this.held.values()].map(([index]) => this.facts.meanings[index]);
+    const whole = ["UP", "DOWN", "RIGHT", "LEFT", "FIRE"].filter((word) => names.includes(word)).join("");
+    const index = this.facts.meanings.indexOf(whole);
+    return names.length > 1 && index >= 0 ? index : null;
   }
 
   tell(struck = true) {
