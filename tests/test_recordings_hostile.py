@@ -102,6 +102,14 @@ def test_huge_shapes_are_refused_before_anything_is_read(
         assert "would unpack to" in change(shard, lambda file: replace(file, name, **block))
 
 
+def test_more_images_than_actions_can_lead_to_are_refused(tmp_path: Path) -> None:
+    """Nothing else in the file says how many rows there are."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["action"] = np.zeros((5, 2))
+        file.create_dataset("image", shape=(1 << 40, 16, 16, 3), dtype=np.uint8, chunks=(1, 16, 16, 3))
+    assert "it holds 1,099,511,627,776 images, but 5 actions" in refusal(tmp_path)
+
+
 def test_text_references_and_rows_of_any_length_are_refused(shard: Path) -> None:
     good = shard.read_bytes()
     for kind in (h5py.string_dtype(), h5py.vlen_dtype(np.uint8), h5py.ref_dtype, np.dtype([("a", "f4")])):
