@@ -12,6 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from training import early
+
+if __name__ == "__main__":
+    early.begin()  # before torch is loaded
+
 from training import agent_file
 from training.build import trained_agent
 from training.run import Run, RunError

@@ -15,6 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from training import early
+
+if __name__ == "__main__":
+    early.begin()  # before torch is loaded
+
 import envs
 from agents.graphs import GraphError
 from training.progress import console

@@ -241,7 +241,7 @@ def test_the_processes_of_environments_leave_signals_to_their_parent(tmp_path: P
 STUB = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(3600)"
 
 
-@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "play.py", "export.py"])
 def test_ctrl_c_while_libraries_are_loaded_ends_it_without_a_traceback(tmp_path: Path, program: str) -> None:
     (tmp_path / "torch.py").write_text(STUB)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}

@@ -226,6 +226,51 @@ def test_nothing_that_is_read_can_run_code(place: str) -> None:
             assert not dangers(file.read_text("utf8")), file
 
 
+# Calls that open, write or delete a file by its name follow links. Files of a run's folder, which may be a stranger's,
+# are opened by worldmodel/files.py. Here is what else there is: files of ours, and places that the user has named.
+BY_NAME = {"open", "io.open", "os.open", "os.truncate", "os.remove", "os.unlink", "os.rename", "os.replace",
+           "os.makedirs", "shutil.copy", "shutil.copyfile", "shutil.copytree", "shutil.move", "shutil.rmtree",
+           "safetensors.safe_open", "zipfile.ZipFile", "np.load", "Image.open"}  # fmt: skip
+METHODS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "mkdir", "unlink", "rmdir",
+           "savefig", "iterdir", "glob", "rglob"}  # fmt: skip
+NOT_A_RUNS = {
+    "training/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # a folder to sync; one just made
+    "training/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
+    "training/components.py": {"file.read_text", "folder.glob"},
+    "training/pictures.py": {"sheet.savefig"},  # into memory
+    "training/progress.py": {"os.open"},  # /dev/null
+    "training/rotation.py": {"(self.replay / name).unlink"},  # of a name that we write, in a folder that is checked
+    "training/run.py": {"folder.mkdir", "folder.parent.glob"},  # the run's folder itself
+    "training/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},  # regular files only
+    "training/trained.py": {"folder.mkdir"},  # beside an agent's file
+    "worldmodel/files.py": {"os.open", "path.mkdir", "path.unlink", "shutil.rmtree", "temporary.unlink"},
+    "worldmodel/replay/episodes.py": {"zipfile.ZipFile"},  # of a file that is open
+    "worldmodel/replay/npz.py": {"archive.open", "np.load", "zipfile.ZipFile"},  # of a file that is open
+    "worldmodel/replay/recorded.py": {"folder.glob"},  # data=
+    "worldmodel/replay/storage.py": {"Path('/sys/fs/cgroup/memory.current').read_text",
+                                     "Path('/sys/fs/cgroup/memory.max').read_text"},
+}  # fmt: skip
+
+
+def calls_by_name(source: str) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    methods = {ast.unparse(call) for call in calls if isinstance(call, ast.Attribute) and call.attr in METHODS}
+    return methods | {ast.unparse(call) for call in calls} & BY_NAME
+
+
+@pytest.mark.parametrize("place", ["training", "worldmodel", "train.py", "evaluate.py", "export.py", "play.py"])
+def test_files_of_a_run_are_opened_without_following_links(place: str) -> None:
+    found = {str(file.relative_to(ROOT)): calls_by_name(file.read_text("utf8")) for file in files(place)}
+    known = {file: calls for file, calls in NOT_A_RUNS.items() if file.split("/")[0] == place}
+    assert {file: calls for file, calls in found.items() if calls} == known, "see worldmodel/files.py"
+
+
+def test_a_call_by_name_is_seen() -> None:
+    for source in ("open(p)", "(folder / 'a').write_text(t)", "os.truncate(p, 0)", "path.open('w')", "np.load(path)"):
+        assert calls_by_name(source)
+    assert not calls_by_name("files.opened(path)\nfiles.write(path, b'')\nreplay.load(path)")
+
+
 def test_configs_name_no_python() -> None:
     for path in (ROOT / "configs").rglob("*.yaml"):
         text = path.read_text("utf8")

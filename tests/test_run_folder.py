@@ -302,6 +302,16 @@ def test_a_lock_is_a_file_of_its_own(run: Path, kind: str) -> None:
     assert unharmed(run)
 
 
+@pytest.mark.parametrize("number", lock.NO_LOCKS)
+def test_a_disk_without_locks_is_told_as_that(run: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def without(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "flock", without)
+    with pytest.raises(RunError, match=r"this disk has no file locks \(.*\): use another"):
+        lock.acquire(run)
+
+
 def test_asking_who_holds_a_run_changes_nothing(run: Path) -> None:
     with lock.acquire(run):
         with pytest.raises(RunError, match=f"is being trained by process {os.getpid()} on "):

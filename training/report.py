@@ -14,6 +14,8 @@ from training.progress import ProgressBar, console
 from training.run import Run
 from training.schedule import Config, Schedule
 
+SKIPPED = "/skipped"  # the metric of a part that counts updates which were not finite
+
 
 class Reporter:
     """Metrics are summed up over the updates between two reports."""
@@ -22,7 +24,9 @@ class Reporter:
 
     def __init__(self, config: Config, run: Run, callback: Callable[[Mapping[str, float]], Any] | None) -> None:
         self.config, self.run, self.callback = config, run, callback
-        self.sums: dict[str, Any] = {}  # of metrics, since the last report
+        # Since the last report: sums of metrics, and over how many updates each was summed; skipped ones do not count.
+        self.sums: dict[str, Any] = {}
+        self.counts: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
         self.clocks = read_clocks()
         self.bar = ProgressBar(config.env_steps, 0)
@@ -31,15 +35,32 @@ class Reporter:
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Of one update."""
+        skipped = [value for name, value in metrics.items() if name.endswith(SKIPPED)]  # the same in all of its parts
+        counted = 1 - skipped[0].detach().float() if skipped else torch.ones(())
         for name, value in {**metrics, "updates": torch.ones(())}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
+            self.counts[name] = self.counts.get(name, 0) + counted
 
     def learned(self, began: float) -> None:
         """Updates have ended that began at a time of time.perf_counter(). Reading the sums waits for a GPU, whose work
         belongs to the time that is taken.
         """
-        self.sums = {name: float(total) for name, total in self.sums.items()}
+        self.restore(self.state())
         self.took(learn=time.perf_counter() - began)
+
+    def state(self) -> dict[str, dict[str, float]]:
+        """What a checkpoint holds of updates that were not reported yet."""
+        return {
+            "sums": {name: float(total) for name, total in self.sums.items()},
+            "counts": {name: float(total) for name, total in self.counts.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The reverse. Earlier versions had one count for all."""
+        self.sums = dict(state.get("sums", {}))
+        skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith(SKIPPED))])
+        one = self.sums.get("updates", 0.0) - skipped
+        self.counts = dict(state.get("counts") or dict.fromkeys(self.sums, one))
 
     def took(self, **seconds: float) -> None:
         """Time since the last report, by what it was for."""
@@ -49,12 +70,12 @@ class Reporter:
     def report(self) -> None:
         """The means over the updates since the last report, and where the time went."""
         number = float(self.sums.pop("updates"))
-        skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith("/skipped"))])
-        values = {
-            f"learn/{name}": total if name.endswith("/skipped") else total / max(1.0, number - skipped)
-            for name, total in self.sums.items()
-        }
-        self.sums = {}
+        skipped = {name.removesuffix(SKIPPED): total for name, total in self.sums.items() if name.endswith(SKIPPED)}
+        values = {f"learn/{part}{SKIPPED}": total for part, total in skipped.items()}
+        for name, total in self.sums.items():
+            if not name.endswith(SKIPPED) and self.counts[name]:  # of nothing there is no mean
+                values[f"learn/{name}"] = total / self.counts[name]
+        self.sums, self.counts = {}, {}
         counters = dataclasses.asdict(self.schedule.counters)
         counts = {f"count/{name}": float(value) for name, value in counters.items()}
         rate = {"rate/updates_per_second": number / self.seconds["learn"]}
@@ -68,6 +89,7 @@ class Reporter:
             for name, value in values.items()
             if "/loss" in name or name.endswith(("actor/mean_solution", "actor/population_mean"))
         ]
+        losses += [f"{part}: {total:.0f} updates skipped" for part, total in skipped.items() if total]
         self.show(learned=f"{', '.join(losses)}, {rate['rate/updates_per_second']:.1f} updates/s")
 
     # ---- pictures ----

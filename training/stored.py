@@ -61,6 +61,7 @@ class State(Stored):
     metrics_bytes: Count
     event_bytes: dict[str, Count] | None = Field(None, max_length=100_000)
     sums: dict[str, float] = Field({}, max_length=100_000)
+    counts: dict[str, float] = Field({}, max_length=100_000)
     collector: CollectorState | None = None
 
 

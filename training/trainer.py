@@ -216,8 +216,7 @@ class Trainer:
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         tensors |= {"context": self.replay.context()} if self.replay.states else {}
-        state: dict[str, Any] = {"counters": dataclasses.asdict(counters)}
-        state["sums"] = {key: float(value) for key, value in self.reporter.sums.items()}
+        state: dict[str, Any] = {"counters": dataclasses.asdict(counters), **self.reporter.state()}
         if self.collector:
             state["collector"], tensors["collector"] = self.collector.state()
         self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)
@@ -228,7 +227,7 @@ class Trainer:
         self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")}, console.print)
         self.agent.set_random_state(checkpoint.tensors("rng"))
         self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
-        self.reporter.sums = {key: torch.tensor(value) for key, value in state.get("sums", {}).items()}
+        self.reporter.restore(state)
         self.run.metrics.rewind(state["metrics_bytes"], state.get("event_bytes"), self.counters.env_steps)
         if self.collector and "collector" in state:
             tensors = checkpoint.tensors("collector")

@@ -65,7 +65,7 @@ def open_run(
         "actions": agent.spec.action_dim,
         "discrete": agent.spec.discrete,
         "meanings": meanings(env, agent.spec.action_dim) if env and agent.spec.discrete else [],
-        "env_steps": trained.checkpoint.state["counters"]["env_steps"],
+        "env_steps": trained.state["counters"]["env_steps"],
         "device": f"{agent.device}, {agent.precision}",
     }
     return Opened(session, facts, with_horizon)

@@ -1,0 +1,56 @@
+"""What is reported of many updates: means over those that counted, part by part."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from training.report import Reporter
+from training.schedule import Counters
+
+
+def reporter(said: list[dict[str, float]]) -> Any:
+    """Without a run."""
+    made = Reporter.__new__(Reporter)
+    made.sums, made.counts, made.seconds = {}, {}, {"learn": 1.0}
+    made.schedule = SimpleNamespace(counters=Counters())  # type: ignore[assignment]
+    made.log = said.append  # type: ignore[assignment, method-assign]
+    made.lines = []  # type: ignore[attr-defined]
+    made.show = lambda **newest: made.lines.append(newest["learned"])  # type: ignore[attr-defined, method-assign]
+    return made
+
+
+def update(part: str, loss: float, skipped: bool) -> dict[str, torch.Tensor]:
+    return {f"{part}/loss": torch.tensor(0.0 if skipped else loss), f"{part}/skipped": torch.tensor(float(skipped))}
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_means_are_over_the_updates_that_counted_part_by_part(saved: bool) -> None:
+    said: list[dict[str, float]] = []
+    made = reporter(said)
+    for number in range(8):  # four of each; of vision two are skipped, of memory one
+        made.add(update("vision", 10.0, number < 2))
+        made.add(update("memory", 4.0 + number, number == 0))
+        if saved and number == 3:
+            state = json.loads(json.dumps(made.state()))
+            made = reporter(said)
+            made.restore(state)
+    for _ in range(5):
+        made.add(update("actor", 1.0, True))
+    made.report()
+    values = said[0]
+    assert values["learn/vision/loss"] == 10 and values["learn/memory/loss"] == 8
+    assert [values[f"learn/{part}/skipped"] for part in ("vision", "memory", "actor")] == [2, 1, 5]
+    assert "learn/actor/loss" not in values  # 0 would look like a loss
+    assert "actor: 5 updates skipped" in made.lines[0]
+    assert not made.sums and not made.counts
+
+
+def test_what_earlier_versions_saved_had_one_count() -> None:
+    said: list[dict[str, float]] = []
+    made = reporter(said)
+    made.restore({"sums": {"model/loss": 6.0, "model/skipped": 1.0, "updates": 4.0}})
+    made.report()
+    assert said[0]["learn/model/loss"] == 2
