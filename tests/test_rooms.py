@@ -239,6 +239,7 @@ NOT_A_RUNS = {
     "training/components.py": {"file.read_text", "folder.glob"},
     "training/pictures.py": {"sheet.savefig"},  # into memory
     "training/progress.py": {"os.open"},  # /dev/null
+    "training/recordings.py": {"out.iterdir"},  # where it writes
     "training/rotation.py": {"(self.replay / name).unlink"},  # of a name that we write, in a folder that is checked
     "training/run.py": {"folder.mkdir", "folder.parent.glob"},  # the run's folder itself
     "training/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},  # regular files only

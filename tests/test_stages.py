@@ -424,8 +424,23 @@ def test_a_run_without_an_environment_goes_on_by_its_name_alone(
     tmp_path: Path, whole: Path, offline: Path, unseen: None
 ) -> None:
     assert runs.go(tmp_path, f"data={whole / 'replay'}", stop=runs.StopAt(4), recipe=OFFLINE) == 143
+    stray = tmp_path / "r" / "validation" / ".ipynb_checkpoints"  # as editors leave
+    stray.mkdir()
+    (stray / "main_data.hdf5").write_text("no recording")
+    (stray / "metadata.json").write_text("{}")
     assert runs.go(tmp_path, recipe=[]) == 0
     assert state(tmp_path / "r") == state(offline)
+
+
+def test_validation_episodes_lie_in_the_runs_folder(
+    tmp_path: Path, offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(offline, tmp_path / "r")
+    path = next((tmp_path / "r" / "validation").iterdir())
+    path.rename(tmp_path / "elsewhere.npz")
+    path.symlink_to(tmp_path / "elsewhere.npz")
+    assert runs.go(tmp_path, recipe=[]) == 1
+    assert f"{path.name}: it is a link, and nothing is followed out of a run's folder" in capsys.readouterr().err
 
 
 def evaluated(*words: str) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from training.config import Config, RootConfig
 from training.progress import console
 from training.run import Run, RunError
+from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import evidence, recorded
 from worldmodel.replay.episodes import Episode
@@ -75,3 +76,12 @@ def end_unlearned(config: Config, count: int, episodes: int) -> None:
     if count and getattr(config.model, "continue_weight", None) == 0:
         said = f"{count} of {episodes} episodes end in a terminal, which is not learned: add model.continue_weight=1"
         console.print(said)
+
+
+def validation(run: Run) -> list[Episode]:
+    """The episodes that a run without an environment has kept. File by file: what else is in the folder is not looked
+    at. Errors: RecordedError.
+    """
+    names = [name for name in files.entries(run.validation) if name.endswith(".npz")]
+    options = recorded.Options("worldmodel")
+    return [episode for name in names for episode in recorded.read(run.validation / name, options)]

@@ -24,7 +24,7 @@ from training.threads import use_threads
 from training.trainer import Trainer
 from worldmodel import files
 from worldmodel.base import Spec
-from worldmodel.replay import recorded, storage
+from worldmodel.replay import storage
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.context import state_bytes
 from worldmodel.replay.episodes import DamagedChunk, write_chunk
@@ -93,7 +93,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
                 add_initial_data(trainer, initial, config)
             trainer.use_counters(Counters(), has_data=len(replay) > 0)
         elif vector is None:
-            trainer.validation = list(recorded.read(run.validation, recorded.Options("worldmodel")))
+            trainer.validation = initial_data.validation(run)
         trainer.reporter.describe(config.plain)
         return trainer
     except BaseException:
