@@ -29,6 +29,9 @@ from worldmodel.base import ConfigError
 
 def main(arguments: Sequence[str]) -> int:
     """One run, or all members of a sweep; the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(command_line.usage())
+        return 0
     try:
         return command_line.sweep(arguments, run) if command_line.is_sweep(arguments) else run(arguments)
     except ConfigError as error:
@@ -64,7 +67,7 @@ def train(trainer: Trainer, stop: SignalHandler) -> int:
         return failed(f"{error}; saved. To go on without graphs: {again('agent.compile=never')}", 1)
     except Diverged as error:
         return failed(f"{error}; the last good checkpoint is kept: {again()} resumes from it", 1)
-    hint = f". Next: python evaluate.py {folder} --episodes 20 --seed 0 --video" if trainer.envs else ""
+    hint = f". Next: {trainer.run.evaluation()}" if trainer.envs else ""
     console.print(f"finished{hint}")
     return 0
 

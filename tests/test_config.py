@@ -325,7 +325,7 @@ def test_sections_are_frozen_and_have_no_defaults(tmp_path: Path) -> None:
         assert all(field.is_required() for field in type(section).model_fields.values())
 
 
-@pytest.mark.parametrize("word", ["foo", "train.env_steps={", "env=dot,gym"])
+@pytest.mark.parametrize("word", ["foo", "--seed", "~actor", "=3", "env=dot,gym"])
 def test_what_hydra_cannot_read_is_told_in_a_line(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_words([word], sweep=False)

@@ -179,7 +179,7 @@ def test_a_planner_can_be_changed_on_the_trained_model(
         (["model.deter=20"], "model.deter=20: here only actor and objective can be changed: actor.key=value"),
         (["train.env_steps=9"], "train.env_steps=9: here only actor and objective can be changed"),
         (["actor.horizon"], "actor.horizon: here only actor and objective can be changed"),
-        (["actor.horizon={"], "actor.horizon={: not of the form key=value"),
+        (["actor.horizon={"], "actor.horizon: input should be a valid integer"),
         (["actor.horizon=3,4"], "actor.horizon=3,4: "),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_damaged_chunk_needs_skip_damaged(tmp_path: Path, whole: Path, capsys:
     os.truncate(tmp_path / "r" / "replay" / f"{oldest.digest}.npz", 50)
     assert runs.go(tmp_path, "train.env_steps=70") == 1
     err = capsys.readouterr().err
-    assert oldest.digest in err and f"python train.py run=r runs={tmp_path} skip_damaged=true" in err
+    assert oldest.digest in err and f"python train.py run=r runs={tmp_path} resume=true skip_damaged=true" in err
     assert runs.go(tmp_path, "train.env_steps=70", "skip_damaged=true") == 0
     assert f"left out: replay chunk {oldest.digest}" in capsys.readouterr().out
     assert runs.go(tmp_path, "train.env_steps=75") == 0  # it is needed once

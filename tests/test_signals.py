@@ -57,7 +57,7 @@ def signalled(folder: Path, number: int, phase: str, rng: random.Random, *words:
 def test_a_signal_ends_it_soon_with_everything_saved(tmp_path: Path, phase: str, number: int, code: int) -> None:
     rng = random.Random(f"{phase} {number}")
     ended, seconds, last = signalled(tmp_path, number, phase, rng)
-    assert (ended, last) == (code, f"stopped and saved. To go on: python train.py run=r runs={tmp_path}")
+    assert (ended, last) == (code, f"stopped and saved. To go on: {Run.read(tmp_path / 'r').command()}")
     assert seconds < 10
     saved = runs.digests(tmp_path / "r")
     history = Run.read(tmp_path / "r").metrics.history()

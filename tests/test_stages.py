@@ -42,18 +42,25 @@ STAGES = (
 )
 FEW = "train.prefill=4 train.save_every=2 train.eval_episodes=1 train.temperatures=[1.0,0.5]"
 STAGED = ["exp=worldmodels_dot", *DOT, *CPU, *FEW.split(), *STAGES.split(), *MDNRNN.split(), *EVOLVED.split()]
-IN_ENV = ["actor.evaluate_in=env", "actor.rollouts=1", "actor.eval_rollouts=1", "env.time_limit=4", "train.prefill=2"]
+UNREAD = ("actor.horizon=", "train.learn.actor.batch_")  # where there are no dreams
+LIVED = [word for word in STAGED if not word.startswith(UNREAD)]
+LIVED += ["actor.evaluate_in=env", "actor.rollouts=1", "actor.eval_rollouts=1", "env.time_limit=4", "train.prefill=2"]
 STAGE = "updates=6 batch_size=2 batch_length=4 eval_every=3"
 OFFLINE = ["exp=offline", *CPU, *RSSM.split(), *(f"train.learn.model.{word}" for word in STAGE.split())]
 OFFLINE += ["train.report_every=2", "train.eval_episodes=1", "actor.horizon=3", "actor.candidates=6", "actor.elites=2"]
 STAGE = "updates=3 batch_size=2 batch_length=3 eval_every=2"
 DREAMT = ["exp=dream_control", *CPU, *EVOLVED.split(), *(f"train.learn.actor.{word}" for word in STAGE.split())]
 DREAMT += ["train.eval_episodes=1"]
+IN_NO_ENV = [word for word in DREAMT if not word.startswith(UNREAD)]
 SAME = ("learn/", "collect/", "evaluate/return", "dream/", "count/fitness_env_steps")
 
 
 def go(folder: Path, *words: str, stop: runs.SignalHandler | None = None) -> int:
     return runs.go(folder, *words, stop=stop, recipe=STAGED)
+
+
+def live(folder: Path, stop: runs.SignalHandler | None = None) -> int:
+    return runs.go(folder, stop=stop, recipe=LIVED)
 
 
 def state(run: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -134,7 +141,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """An undisturbed run whose controller learns in the real environment, and how often it asked whether to stop."""
     folder, stop = tmp_path_factory.mktemp("lived"), runs.StopAt()
-    assert go(folder, *IN_ENV, stop=stop) == 0
+    assert live(folder, stop) == 0
     return folder / "r", stop.asked
 
 
@@ -292,7 +299,7 @@ def test_a_controller_that_plays_is_counted(lived: tuple[Path, int]) -> None:
 
 
 def test_candidates_meet_the_same_episodes_and_the_same_noise(tmp_path: Path) -> None:
-    training = open_trainer(runs.composed(*STAGED, *IN_ENV, "run=r", f"runs={tmp_path}"), runs.SignalHandler())
+    training = open_trainer(runs.composed(*LIVED, "run=r", f"runs={tmp_path}"), runs.SignalHandler())
     try:
         before = torch.get_rng_state()
         first, again, other = (training.play(training.agent.actor, 3, number) for number in (0, 0, 1))
@@ -311,19 +318,19 @@ def test_stopped_while_it_plays_it_ends_the_same(
     tmp_path: Path, lived: tuple[Path, int], unseen: None, back: int
 ) -> None:
     run, asked = lived
-    assert go(tmp_path, *IN_ENV, stop=runs.StopAt(asked - back)) == 143
+    assert live(tmp_path, runs.StopAt(asked - back)) == 143
     found = runs.digests(tmp_path / "r")
     assert (found["updates"], found["fitness_env_steps"]) == (
         (13, 80) if back == 2 else (12, 60) if back < 25 else (11, 40)
     )
-    assert go(tmp_path, *IN_ENV) == 0
+    assert live(tmp_path) == 0
     assert state(tmp_path / "r") == state(run)
 
 
 @pytest.mark.slow
 def test_stopped_again_and_again_while_it_plays(tmp_path: Path, lived: tuple[Path, int], unseen: None) -> None:
     for every in (26, 27, 31):  # an evaluation and a generation take 25 questions
-        assert in_pieces(lambda stop: go(tmp_path / str(every), *IN_ENV, stop=stop), every) > 3  # noqa: B023
+        assert in_pieces(lambda stop: live(tmp_path / str(every), stop), every) > 3  # noqa: B023
         assert state(tmp_path / str(every) / "r") == state(lived[0])
 
 
@@ -585,7 +592,7 @@ MISTAKES = {
     "one recorded episode": (OFFLINE, ["data=ONE"], 1, ["at least two"]),
     "nothing to learn from": (OFFLINE, DOT, 2, ["train.prefill", "data=", "model_from="]),
     "a world without an environment": (
-        DREAMT, ["model_from=OFFLINE", "actor.evaluate_in=env"], 2, ["actor.evaluate_in", "actor.evaluate_in=model"]
+        IN_NO_ENV, ["model_from=OFFLINE", "actor.evaluate_in=env"], 2, ["actor.evaluate_in", "actor.evaluate_in=model"]
     ),
     "no such run": (DREAMT, ["model_from=SOURCES"], 1, ["SOURCES is not a run", "runs beside it", "r"]),
     "a number": (DREAMT, ["model_from=5"], 1, ["5 is not a run"]),

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,35 +17,36 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from training.components import ROOT, config_folders, nearest
+from training import hints
+from training.components import CONFIGS, ROOMS, config_folders, nearest, use_working_folder
 from training.config import Config
 from training.resolve import resolve
+from training.words import TEXT, WORD, escaped, in_hydra_s_grammar, modules_named, plugins_of, unquoted, with_home
 from worldmodel.base import ConfigError
 
-CONFIGS = ROOT / "configs"
 SWEEP = ("-m", "--multirun")
-TEXT = (
-    "run",
-    "runs",
-    "data",
-    "model_from",
-    "objective.image",
-)  # values that are taken as they are
+SIGNALLED = 128  # and more are exit codes of what a signal has ended
+GROUPS = ("exp", *ROOMS)
 
 
 def parse(overrides: Sequence[str]) -> Config:
     """The checked config of one run. Errors: ConfigError, with all mistakes; RunError."""
+    use_working_folder(modules_named(overrides))
     check_words(overrides, sweep=False)
-    return resolve(overrides, compose)
+    return resolve([with_home(word) for word in overrides], compose)
 
 
-def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """The plain values of configs/ with overrides, and which files were chosen. Errors: ConfigError."""
+def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str], list[str]]:
+    """The plain values of configs/ with overrides, which files were chosen, and the keys that were given. Errors:
+    ConfigError.
+    """
+    words = [as_hydra_reads(word) for word in overrides]
     folders = [f"file://{folder}" for folder in config_folders(plugins_of(overrides))]
     search = [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
     try:
         with hydra_context():
-            composed = hydra.compose("train", [*search, *map(as_hydra_reads, overrides)], return_hydra_config=True)
+            given = [key for word in words for key in keys_given(word)]
+            composed = hydra.compose("train", [*search, *words], return_hydra_config=True)
             choices = dict(composed.hydra.runtime.choices)
             with open_dict(composed):
                 del composed["hydra"]
@@ -52,7 +55,19 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str]
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
     except HydraException as error:
         raise ConfigError([str(error).splitlines()[0]]) from error
-    return plain, choices
+    return plain, choices, given
+
+
+def keys_given(word: str) -> Iterator[str]:
+    """The keys that an override sets to something: one, or those in its mapping. Errors: HydraException."""
+    override = OverridesParser.create().parse_override(word)
+    pairs = [(override.key_or_group, override.value())]
+    while pairs:
+        key, value = pairs.pop()
+        if isinstance(value, Mapping):
+            pairs += [(f"{key}.{inner}", below) for inner, below in value.items()]
+        elif value is not None:
+            yield key
 
 
 def component_section(
@@ -67,8 +82,8 @@ def component_section(
     if group is None:
         asked = "--actor" if "actor" in groups else groups[0]
         raise ConfigError([f"{asked}: {name!r} is not one of {', '.join(known)}{nearest(name, known)}"])
-    check_words(overrides, sweep=False)
-    plain, _ = compose([f"{group}={name}", *overrides, f"plugins=[{','.join(plugins)}]"])
+    check_words(overrides, sweep=None)
+    plain, *_ = compose([f"{group}={name}", *overrides, f"plugins=[{','.join(plugins)}]"])
     section: dict[str, Any] = plain[group]
     return section
 
@@ -83,19 +98,17 @@ def hydra_context() -> Iterator[None]:
             yield
 
 
-def plugins_of(overrides: Sequence[str]) -> list[str]:
-    """plugins=a or plugins=[a,b]."""
-    values = [word.partition("=")[2] for word in overrides if word.lstrip("+").startswith("plugins=")]
-    return [name.strip() for name in values[-1].strip("[]").split(",") if name.strip()] if values else []
-
-
 def as_hydra_reads(override: str) -> str:
-    """Plain keys are forced in, so that our check sees, and lists, all that are wrong; text is quoted."""
+    """Plain keys are forced in, so that our check sees, and lists, all that are wrong; text is quoted, and so is
+    what Hydra's grammar does not know.
+    """
     key, _, value = override.lstrip("+").partition("=")
     if key == "plugins" and not value.startswith("["):
         return f"++plugins=[{value}]"
     if key in TEXT and value not in ("null", "") and value[0] not in "'\"":
         return f"++{key}='{escaped(value)}'"
+    if not readable(override):
+        return f"++{key}={in_hydra_s_grammar(value)}"
     plain = re.match(r"[A-Za-z]", override) and not choices_of(key) and not key.startswith("hydra")
     return f"++{override}" if plain else override
 
@@ -106,21 +119,32 @@ def choices_of(key: str, folders: Sequence[Path] = ()) -> list[str]:
     return sorted({*ours, *(path.stem for folder in folders if ours for path in (folder / key).glob("*.yaml"))})
 
 
-def check_words(arguments: Sequence[str], sweep: bool) -> None:
-    """Errors: ConfigError, for all words that Hydra could not read or would misread."""
+def readable(override: str) -> bool:
+    """Whether Hydra's grammar knows it."""
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def check_words(arguments: Sequence[str], sweep: bool | None) -> None:
+    """Errors: ConfigError, for all words that Hydra could not read or would misread. sweep: whether words may have
+    several values; None: there are no sweeps here.
+    """
     lines = []
     folders = config_folders(plugins_of(arguments))
     for argument in arguments:
         key, equals, value = argument.lstrip("+").partition("=")
-        if argument.startswith("-") or (key in TEXT and equals):
+        if argument in SWEEP or (key in TEXT and equals):
             continue
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            lines.append(f"{argument}: not of the form key=value ({str(error).splitlines()[0]})")
+        if not WORD.match(argument):
+            lines.append(
+                f"{argument}: not of the form key=value; all that can be chosen: {hints.command('train.py', '--help')}"
+            )
             continue
-        if override.is_sweep_override() and not sweep:
-            lines.append(f"{argument}: several values are a sweep, which needs -m: python train.py -m {argument}")
+        if not sweep and readable(argument) and OverridesParser.create().parse_override(argument).is_sweep_override():
+            lines.append(f"{argument}: {several_values(arguments) if sweep is False else 'give one value here'}")
         if "@" in key:  # earlier versions' actor@explorer
             lines.append(f"{key}: a component is chosen by its section alone: {key.partition('@')[2]}={value}")
         known = choices_of(key, folders)
@@ -133,43 +157,60 @@ def check_words(arguments: Sequence[str], sweep: bool) -> None:
         raise ConfigError(lines)
 
 
+def several_values(arguments: Sequence[str]) -> str:
+    words = [word for word in arguments if not word.lstrip("+").startswith("run=")]  # the members cannot share a name
+    return f"several values are a sweep, which needs -m: {hints.command('train.py', '-m', *words)}"
+
+
+def usage() -> str:
+    """All recipes and components that can be chosen."""
+    choices = [f"  {group}={', '.join(choices_of(group))}" for group in GROUPS]
+    keys = f"All keys that are in no component's file: {hints.here(CONFIGS / 'train.yaml')}. A sweep: -m seed=0,1,2"
+    return "\n".join(["usage: python train.py [-m] key=value ...", *choices, keys])
+
+
 def is_sweep(arguments: Sequence[str]) -> bool:
     return any(argument in SWEEP for argument in arguments)
 
 
 def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Run every member of a sweep; one that fails does not stop the others. The first exit code that is not 0. Errors:
-    ConfigError, before any has begun.
+    """Run every member of a sweep; one that fails does not stop the others, a signal does. The first exit code that is
+    not 0. Errors: ConfigError, before any has begun.
     """
+    use_working_folder(modules_named(arguments))
     check_words(arguments, sweep=True)
     if any(word.lstrip("+").startswith("run=") for word in arguments):
         raise ConfigError(["run: the members of a sweep cannot share a name: leave it out, each makes its own"])
     ended: list[tuple[str, int]] = []
+    left: list[str] = []
 
     def member(_: DictConfig) -> None:
-        overrides: list[str] = list(HydraConfig.get().overrides.task)
-        words = [word.lstrip("+") for word in overrides]
-        ended.append((" ".join(words), run([unquoted(word) for word in words])))
+        words = [unquoted(word.lstrip("+")) for word in HydraConfig.get().overrides.task]
+        again = hints.command("train.py", *words)
+        if any(code >= SIGNALLED for _, code in ended):
+            left.append(again)
+        else:
+            ended.append((again, exit_code(run, words)))
 
-    sys.argv[1:] = [word if word.startswith("-") else as_hydra_reads(word) for word in arguments]
+    sys.argv[1:] = [word if word in SWEEP else as_hydra_reads(with_home(word)) for word in arguments]
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(member)()
     failed = [(words, code) for words, code in ended if code]
     if failed:
-        print(f"{len(failed)} of {len(ended)} runs of the sweep failed:", file=sys.stderr)
-        for words, code in failed:
-            print(f"  {words} (exit code {code})", file=sys.stderr)
+        print(f"{len(failed)} of {len(ended) + len(left)} runs of the sweep failed:", file=sys.stderr)
+        print(*(f"  exit code {code}: {again}" for again, code in failed), sep="\n", file=sys.stderr)
+    if left:
+        print(f"{len(left)} were not begun:", *(f"  {again}" for again in left), sep="\n", file=sys.stderr)
     return failed[0][1] if failed else 0
 
 
-def escaped(text: str) -> str:
-    """Text for Hydra's quotes: backslashes count before a quote and at the end only."""
-    return re.sub(r"\\+$", r"\g<0>\g<0>", re.sub(r"(\\*)'", r"\1\1\\'", text))
-
-
-def unquoted(word: str) -> str:
-    """A word as Hydra gives it back, without the quotes around its text."""
-    key, equals, value = word.partition("=")
-    if key in TEXT and len(value) > 1 and value[0] == value[-1] == "'":
-        text = re.sub(r"(\\+)'", lambda found: "\\" * (len(found[1]) // 2) + "'", value[1:-1])
-        return key + equals + re.sub(r"\\+$", lambda found: "\\" * (len(found[0]) // 2), text)
-    return word
+def exit_code(run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Of one member, whatever it raises: the next ones are not its business."""
+    try:
+        return run(words)
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1

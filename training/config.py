@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from agents import agent
 from training import schedule
 from training.components import ROOMS, find, nearest
+from training.known_keys import elsewhere
 from training.plain import cut, shown
 from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.replay.buffer import ReplayConfig
@@ -28,7 +29,10 @@ class RootConfig(StrictConfig):
     seed: int = Field(ge=0, lt=2**31)
     run: str = Field(max_length=255, pattern=r"^[\w,=+-][\w.,=+-]*$")  # a folder's name, never . or ..
     runs: str = Field(min_length=1, max_length=4096)
-    skip_damaged: bool  # resume although replay chunks are damaged: continue without those episodes
+    # True: refuse to begin a run; False: refuse to go on with one; None: whichever it is
+    resume: bool | None = Field(strict=True)
+    # resume although replay chunks are damaged: continue without those episodes
+    skip_damaged: bool = Field(strict=True)
     data: str | None = Field(max_length=4096)  # a folder of recorded episodes to learn from
     data_layout: str | None  # which row their actions belong to: a name in worldmodel/replay/layouts.py; None: by marks
     data_size: tuple[int, int] | None  # (Y, X) that their images are resized to; None: as recorded
@@ -77,6 +81,8 @@ class Config:
     actor: Any
     explorer: Any
     plain: dict[str, Any]  # the same as plain values, as config.yaml has them
+    asked: tuple[str, ...] = ()  # the keys that were given for a new run
+    recipe: str = ""  # what a new run begins with, for people to read
 
     @property
     def folder(self) -> Path:
@@ -94,7 +100,9 @@ def check(plain: dict[str, Any]) -> Config:
     try:
         checked["root"] = RootConfig.model_validate({key: plain[key] for key in plain if key not in sections})
     except ValidationError as error:
-        lines += [describe("", RootConfig, mistake, sections) for mistake in error.errors()]
+        named = plain.get("plugins")
+        plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        lines += [describe("", RootConfig, mistake, sections, plugins) for mistake in error.errors()]
     plugins = checked["root"].plugins if "root" in checked else []
     for section in sections:
         if section == "env" and section in plain and plain[section] is None:
@@ -140,7 +148,7 @@ def check_section(section: str, plain: Mapping[str, Any], plugins: Sequence[str]
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = [describe(section, model, mistake) for mistake in error.errors()]
+        lines = [describe(section, model, mistake, plugins=plugins) for mistake in error.errors()]
         raise ConfigError([*lines, *contradictions(section, model, values)]) from error
 
 
@@ -156,12 +164,15 @@ def contradictions(section: str, model: type[BaseModel], values: Mapping[Any, An
     return []
 
 
-def describe(section: str, model: type[BaseModel], mistake: Any, others: Iterable[str] = ()) -> str:
+def describe(
+    section: str, model: type[BaseModel], mistake: Any, others: Iterable[str] = (), plugins: Sequence[str] = ()
+) -> str:
     """One line for one of pydantic's mistakes: path, what is wrong, what was given."""
     path = cut(".".join([section, *(str(step) for step in mistake["loc"])]).lstrip("."), 200)
     if mistake["type"] == "extra_forbidden":
-        known = [*model.model_fields, *others]
-        return f"{path}: {renamed(path) or 'there is no such key' + nearest(str(mistake['loc'][-1]), known)}"
+        last, known = str(mistake["loc"][-1]), [*model.model_fields, *others]
+        hint = elsewhere(section, last, SECTIONS, plugins) if len(mistake["loc"]) == 1 else ""
+        return f"{path}: {renamed(path) or 'there is no such key' + (hint or nearest(last, known))}"
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "value_error" and not mistake["loc"]:

@@ -45,7 +45,8 @@ class QuietEnd(Console):
         raise SystemExit(128 + signal.SIGPIPE)
 
 
-console = QuietEnd(file=Output(), highlight=False, soft_wrap=True)  # type: ignore[arg-type]
+# no markup: [x] in a command is no style
+console = QuietEnd(file=Output(), highlight=False, markup=False, emoji=False, soft_wrap=True)  # type: ignore[arg-type]
 
 
 class ProgressBar:

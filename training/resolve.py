@@ -2,13 +2,16 @@
 is written, and Hydra is not known here.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.components import nearest
 from training.config import Config, check
+from training.idle_keys import idle_keys
 from training.plain import shown
-from training.run import Run, differences
+from training.run import Run, RunError, differences
 from training.run_name import LONGEST_NAME, made_from
 from worldmodel.base import ConfigError
 
@@ -16,6 +19,7 @@ MAY_CHANGE = (  # when a run is resumed
     "run",
     "runs",
     "plugins",
+    "resume",
     "skip_damaged",
     "train.env_steps",
     "train.keep_checkpoints",
@@ -26,7 +30,8 @@ MAY_CHANGE = (  # when a run is resumed
     "replay.memory_gb",
 )
 Plain = dict[str, Any]
-Compose = Callable[[Sequence[str]], tuple[Plain, Mapping[str, str]]]  # overrides -> values, and the chosen files
+# overrides -> values, the chosen files, and the keys that were given
+Compose = Callable[[Sequence[str]], tuple[Plain, Mapping[str, str], Sequence[str]]]
 
 
 def resolve(overrides: Sequence[str], compose: Compose) -> Config:
@@ -34,27 +39,58 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     if "data" in keys and "exp" not in keys:
         overrides = [*overrides, "exp=offline"]
-    plain, choices = compose(overrides)
+    plain, choices, given = compose(overrides)
     if "env.wrappers" in keys:  # who types a wrapper's name trusts its package
         plain["plugins"] = with_wrappers(plain["plugins"], plain["env"])
     plain["run"] = run_name(plain["run"], choices["exp"], overrides)
     folder = Path(str(plain["runs"])) / plain["run"]
     stored = Run.read(folder) if Run.exists(folder) else None
+    refuse_other_than_asked(plain, folder, stored)
     if plain["model_from"] is not None:
         source = (stored or Run.read(Path(str(plain["model_from"])))).config
-        plain = overlay(plain | {key: source[key] for key in ("model", "env")}, plain, keys, ("model", "env"))
+        taken = ("model", "env") if source["env"] or "env" in keys else ("model",)
+        plain = overlay(plain | {key: source[key] for key in ("model", "env")}, plain, keys, taken)
     elif plain["data"] is not None and "env" not in keys:
         plain["env"] = None
         refuse_env_keys(overrides, plain)
     if stored:
         stored.require_plugins(plain["plugins"])
         if "exp" not in keys:
-            asked = [*keys, "run", "runs", "skip_damaged", "plugins"]
+            asked = [*keys, "run", "runs", "resume", "skip_damaged", "plugins"]
             plain = overlay(stored.config, plain, asked, (*stored.config, *(key.partition(".")[0] for key in keys)))
         config = check(plain)  # first: a key that does not exist is no change
         refuse_changes(stored, plain)
         return config
-    return check(plain)
+    config = dataclasses.replace(check(plain), asked=tuple(given), recipe=described(plain, choices, keys, folder))
+    idle = idle_keys(config)
+    if idle:
+        raise ConfigError(idle)
+    return config
+
+
+def described(plain: Plain, choices: Mapping[str, str], keys: Sequence[str], folder: Path) -> str:
+    """What a new run begins with, for people to read; and whether its name is much like another run's."""
+    words = [f"exp={choices['exp']}{'' if 'exp' in keys else ' (the default)'}"]
+    source = plain["model_from"]
+    words += [f"model and environment of {source}"] if source else [f"model={choices['model']}"]
+    words += [] if source else [f"env={choices['env']}" if plain["env"] else "no environment"]
+    hint = nearest(folder.name, runs_beside(folder)) if "run" in keys else ""
+    return ", ".join([*words, f"actor={choices['actor']}"]) + hint
+
+
+def runs_beside(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
+
+
+def refuse_other_than_asked(plain: Plain, folder: Path, stored: Run | None) -> None:
+    """Errors: RunError, if `resume` asks for a run that does not exist, or for a new one where one does."""
+    if stored and plain["resume"] is False:
+        raise RunError(f"{folder} exists, and resume=false asks for a new run: to go on with it, {stored.command()}")
+    if not stored and (plain["resume"] is True or plain["skip_damaged"] is True):
+        key = "resume" if plain["resume"] is True else "skip_damaged"
+        known = runs_beside(folder)
+        there = f"{folder.parent} holds {', '.join(known)}" if known else f"there is no run in {folder.parent}"
+        raise RunError(f"{folder} is not a run to go on with, as {key}=true asks: {there}{nearest(folder.name, known)}")
 
 
 def with_wrappers(plugins: Any, env: Any) -> Any:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 import yaml
 from torch import Tensor
 
-from training import checkpoint, lock, versions
+from training import checkpoint, hints, lock, versions
 from training.checkpoint import Checkpoint
 from training.components import nearest
 from training.legacy import upgrade_config, upgrade_spec
@@ -134,7 +133,13 @@ class Run:
             words.append(f"runs={self.folder.parent}")
         if self.info.get("plugins"):
             words.append(f"plugins=[{','.join(self.info['plugins'])}]")
-        return shlex.join(["python", "train.py", *words, *changes])
+        return hints.command("train.py", *words, "resume=true", *changes)
+
+    def evaluation(self) -> str:
+        """What to type to evaluate it."""
+        plugins = self.info.get("plugins")
+        words = ["--plugins", ",".join(plugins)] if plugins else []
+        return hints.command("evaluate.py", str(self.folder), "--episodes", "20", "--seed", "0", "--video", *words)
 
     def lock(self) -> "Run":
         """Become the only writer. Errors: RunError."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 LONGEST_NAME = 200  # of a run; file systems take 255 bytes
-NOT_IN_NAME = ("run=", "runs=", "exp=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
+NOT_IN_NAME = ("run=", "runs=", "exp=", "resume=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
 
 
 def made_from(recipe: str, overrides: Sequence[str]) -> str:

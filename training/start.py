@@ -36,6 +36,7 @@ UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
 
 def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
     """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
+    console.print(f"{config.folder} is a new run: {config.recipe}")
     initial = initial_data.load(config.root)
     vector = envs.vector(config.env) if config.env else None
     run = None

@@ -52,6 +52,11 @@ class Config(StrictConfig):
     evaluate_in: Literal["model", "env"]  # scores come from dreams, or from episodes of the real environments
     exploration_noise: float = Field(ge=0, le=2)  # exploration: standard deviation; for discrete actions a probability
 
+    def idle_keys(self) -> dict[str, str]:
+        """The keys that do nothing beside these values, and why."""
+        why = "there are no dreams, evaluate_in=env"
+        return {"horizon": why, "temperature": why} if self.evaluate_in == "env" else {}
+
 
 def build(config: Config, model: WorldModel, spec: Spec, objective: Objective) -> "Evolution":
     return Evolution(config, model, spec, objective)

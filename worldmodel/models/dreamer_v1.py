@@ -51,6 +51,11 @@ class Config(ModelConfig):
             )
         return self
 
+    def idle_keys(self) -> dict[str, str]:
+        """The keys that do nothing beside these values, and why."""
+        why = "there is no continue head, continue_weight=0"
+        return {} if self.continue_weight else {"continue_layers": why, "continue_discount": why}
+
     def image_size_error(self, size: Sequence[int]) -> str | None:
         return image_too_small(size, len(self.depths))
 

@@ -60,6 +60,10 @@ class Config(ModelConfig):
             raise ValueError(f"bins is {self.bins}: make it odd, so that one of them is 0")
         return self
 
+    def idle_keys(self) -> dict[str, str]:
+        """The keys that do nothing beside these values, and why."""
+        return {} if self.continue_weight else {"horizon": "there is no continue head, continue_weight=0"}
+
     def image_size_error(self, size: Sequence[int]) -> str | None:
         return image_does_not_fit(size, len(self.depths))
 

@@ -56,6 +56,10 @@ class Config(ModelConfig):
             )
         return self
 
+    def idle_keys(self) -> dict[str, str]:
+        """The keys that do nothing beside these values, and why."""
+        return {} if self.continue_weight else {"terminal_weight": "there is no continue head, continue_weight=0"}
+
     def image_size_error(self, size: Sequence[int]) -> str | None:
         return image_too_small(size, len(self.depths))
 

@@ -1,0 +1,37 @@
+"""Commands that are printed can be pasted where they were printed: the same Python and the same paths, whatever the
+working folder is, quoted for a shell.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from training.components import ROOT, from_working_folder
+
+
+def command(entry: str, *words: str) -> str:
+    """A command line. entry: train.py, evaluate.py, ..., or `-m <module>`."""
+    script = entry.split() if entry.startswith("-m ") else [here(ROOT / entry)]
+    path = [*filter(None, [os.environ.get("PYTHONPATH")]), *(["."] if from_working_folder() else [])]
+    before = f"PYTHONPATH={shlex.quote(os.pathsep.join(path))} " if path else ""
+    return before + shlex.join([python(), *script, *words])
+
+
+def python() -> str:
+    """`python`, where a shell finds the one that runs this program by that name; else its path."""
+    found = shutil.which("python")
+    own = Path(sys.executable)
+    if found and Path(found).parent.resolve() == own.parent.resolve():  # not the files: virtual environments share them
+        return "python"
+    return here(own)
+
+
+def here(path: Path) -> str:
+    """A path as seen from the working folder, if it lies in it."""
+    try:
+        folder = Path.cwd()
+    except OSError:  # it was deleted
+        return str(path)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -1,0 +1,87 @@
+"""Keys that were asked for and would do nothing, because of what else was chosen. Each is an error: whoever sets a key
+expects it to change something. Values that a recipe's file brings may lie idle.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from agents.agent import Agent
+from training.components import ROOMS
+from training.config import Config
+
+
+class Idle(NamedTuple):
+    """A key, or all below it, and why it does nothing."""
+
+    key: str
+    why: str
+
+
+def idle_keys(config: Config) -> list[str]:
+    """A line for each key on the command line that does nothing, as far as the config tells."""
+    return lines(config.asked, [*of_collecting(config), *of_stages(config), *of_components(config)])
+
+
+def idle_optimizers(config: Config, agent: Agent) -> list[str]:
+    """The same, of optimisers, once it is known what learns by gradient."""
+    why = f"{config.actor.name} does not learn by gradient"
+    parts = agent.actor.parts()
+    owned = [] if parts else [Idle("agent.optimizers.actor", why)]
+    covered = [part for part, owner in agent.owners.items() if owner != part]
+    for owner in ("model", "actor"):
+        own = [part for part in covered if agent.owners[part] == owner]
+        if own and all(part in config.agent.optimizers for part in own):
+            owned.append(Idle(f"agent.optimizers.{owner}", f"{', '.join(own)} have settings of their own"))
+    return lines(config.asked, owned)
+
+
+def lines(asked: Sequence[str], idle: Sequence[Idle]) -> list[str]:
+    found: dict[str, str] = {}
+    for key in asked:
+        for rule in idle:
+            if key == rule.key or key.startswith(f"{rule.key}."):
+                found.setdefault(key, f"{key}: does nothing here, {rule.why}: leave it out")
+    return list(found.values())
+
+
+def of_collecting(config: Config) -> Iterator[Idle]:
+    train, why = config.train, "without an environment nothing is collected; choose one by env=..."
+    if config.env is None:
+        for key in ("env", "explorer", "train.collect", "train.ratio", "train.eval_every", "train.save_every"):
+            yield Idle(key, why)
+        return
+    if config.env.vectorization_mode == "sync":
+        yield Idle("env.timeout", "it is for workers, env.vectorization_mode=async")
+    if train.prefill == 0:
+        yield Idle("explorer", "it collects the prefill, and train.prefill is 0")
+    if train.env_steps == 0:
+        for key in ("train.collect.per_round", "train.ratio", "train.eval_every"):
+            yield Idle(key, "after the prefill nothing is collected, for train.env_steps is 0")
+    if train.ratio is not None and train.collect.unit == "episodes":
+        yield Idle("train.collect.per_round", "train.ratio says when it learns")
+
+
+def of_stages(config: Config) -> Iterator[Idle]:
+    stages = config.train.learn
+    for name, stage in stages.items():
+        path = f"train.learn.{name}"
+        if not stage.updates:
+            for key in ("parts", "batch_size", "batch_length", "eval_every"):
+                yield Idle(f"{path}.{key}", f"{path}.updates is 0")
+        elif stage.eval_every and stage.eval_every > stage.updates:
+            yield Idle(f"{path}.eval_every", f"a round of this stage has only {stage.updates} updates")
+        if (stage.parts or [name]) == ["actor"] and getattr(config.actor, "evaluate_in", "model") == "env":
+            for key in ("batch_size", "batch_length"):
+                yield Idle(f"{path}.{key}", "the actor learns from episodes, actor.evaluate_in=env")
+    for key in ("batch_size", "batch_length"):
+        if all(getattr(stage, key) for stage in stages.values() if stage.updates):
+            yield Idle(f"replay.{key}", f"every stage of train.learn has a {key} of its own")
+
+
+def of_components(config: Config) -> Iterator[Idle]:
+    """What a component's own config says of its keys."""
+    for section in ROOMS:
+        values = getattr(config, section)
+        own = values.idle_keys() if hasattr(values, "idle_keys") else {}
+        for key, why in own.items():
+            yield Idle(key if "." in key else f"{section}.{key}", why)
