@@ -22,7 +22,8 @@ if __name__ == "__main__":
 import envs
 from agents.graphs import GraphError
 from training import results
-from training.progress import console
+from training.components import use_working_folder
+from training.progress import console, print_error
 from training.run import RunError
 from training.trained import TrainedRun
 from worldmodel.base import ConfigError
@@ -33,20 +34,21 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     try:
         plugins = [name for name in options.plugins.split(",") if name]
+        use_working_folder(plugins)
         trained = TrainedRun(options.run, options.device, options.seed, plugins)
         console.print(f"{options.run}: evaluating on {trained.agent.device} in {trained.agent.precision}")
+        generations = options.generations or results.GENERATIONS
         if options.temperatures:
-            results.temperatures(trained, options.temperatures, options.actor, options.episodes, options.generations)
+            results.temperatures(trained, options.temperatures, options.actor, options.episodes, generations)
         elif options.compare:
             names = options.actor.split(",") if options.actor else [None]
-            results.compare(trained, names, options.episodes, options.generations, options.overrides)
+            results.compare(trained, names, options.episodes, generations, options.overrides)
         else:
             results.evaluate_one(
                 trained, options.actor, options.episodes, options.generations, options.overrides, options.video
             )
     except (RunError, ConfigError, GraphError, envs.EnvError, OSError, ValueError, MemoryError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        print_error(error)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 
@@ -65,16 +67,24 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--temperatures", help="evolve and compare controllers in dreams of these: 0.5,1,1.15,1.3")
     parser.add_argument(
-        "--generations", type=int, default=100, help="of an actor that learns and is not the run's own (default 100)"
+        "--generations", type=int, help="of an actor that learns and is not the run's own (default 100)"
     )
     parser.add_argument("--video", action="store_true", help="write videos into the run's videos/")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--plugins", default="", help="packages of your own that the run's components come from")
     options = parser.parse_intermixed_args(arguments)
-    if options.episodes < 1 or options.seed < 0 or options.generations < 1:
+    if options.episodes < 1 or options.seed < 0 or (options.generations or 1) < 1:
         parser.error("--episodes and --generations must be at least 1 and --seed at least 0")
     if "," in (options.actor or "") and not options.compare:
         parser.error("several actors are compared: add --compare")
+    tables = [word for word in ("--compare", "--temperatures") if getattr(options, word.strip("-"))]
+    if len(tables) == 2:
+        parser.error("--compare and --temperatures are two tables: leave one out")
+    if tables and options.video:
+        parser.error(f"--video is of one actor's episodes: leave out {tables[0]}, or --video")
+    if options.temperatures and options.overrides:
+        parser.error("--temperatures takes the actor as its file has it: leave out " + " ".join(options.overrides))
+    options.run = options.run.expanduser()
     return options
 
 

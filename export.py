@@ -19,6 +19,8 @@ if __name__ == "__main__":
 
 from training import agent_file
 from training.build import trained_agent
+from training.hints import command
+from training.progress import print_error
 from training.run import Run, RunError
 from training.trained import recorded_evaluation
 from worldmodel import files
@@ -30,10 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     try:
         size = export(options.run, options.file, options.weights, options.megabytes, options.plugins.split(","))
-        print(f"{options.file}: {size / 1e6:.2f} MB. Next: python evaluate.py {options.file} --video")
+        print(f"{options.file}: {size / 1e6:.2f} MB. Next: {command('evaluate.py', str(options.file), '--video')}")
     except (RunError, ConfigError, OSError, ValueError, MemoryError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        print_error(error)
         return 2 if isinstance(error, ConfigError) else 1
     return 0
 

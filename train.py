@@ -19,7 +19,7 @@ from agents.graphs import GraphError
 from agents.optimizers import Diverged
 from training import command_line
 from training.loop import loop, open_trainer
-from training.progress import console
+from training.progress import console, print_error
 from training.rollout import Interrupted
 from training.run import RunError
 from training.signals import SignalHandler
@@ -67,14 +67,13 @@ def train(trainer: Trainer, stop: SignalHandler) -> int:
         return failed(f"{error}; saved. To go on without graphs: {again('agent.compile=never')}", 1)
     except Diverged as error:
         return failed(f"{error}; the last good checkpoint is kept: {again()} resumes from it", 1)
-    hint = f". Next: {trainer.run.evaluation()}" if trainer.envs else ""
+    hint = f". Next: {trainer.run.evaluation('--episodes', '20', '--seed', '0', '--video')}" if trainer.envs else ""
     console.print(f"finished{hint}")
     return 0
 
 
 def failed(error: object, code: int) -> int:
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
+    print_error(error)
     return code
 
 

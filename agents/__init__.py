@@ -3,6 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+try:
+    import training.shadowing  # noqa: F401  # whose import refuses if something else hides a room of ours
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "`training` is another module here, which hides this project's own: rename it, or start where Python does not "
+        "find it first"
+    ) from error
+
 from agents.agent import Agent
 from agents.base import Actor, Objective
 

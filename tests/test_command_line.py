@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runs
@@ -137,6 +138,43 @@ def test_folders_may_have_any_name(odd: str) -> None:
         runs.composed("exp=dream_control", f"model_from=there/{odd}")
 
 
+@pytest.mark.parametrize("key", ["data", "runs", "model_from"])
+def test_a_path_may_begin_at_home(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not every shell replaces it after an equals sign."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command_line.with_home(f"{key}=~/a b") == f"{key}={tmp_path / 'a b'}"
+    assert command_line.with_home("run=~/a") == "run=~/a"
+    assert runs.composed("exp=smoke", "runs=~/x", "run=s").folder == tmp_path / "x" / "s"
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ('{"map": "/a,b (c)", "n": [1, 2.5, null, true]}', {"map": "/a,b (c)", "n": [1, 2.5, None, True]}),
+        ("{map: '/a,b'}", {"map": "/a,b"}),
+        ('{"it\'s": 1}', '{"it\'s": 1}'),  # not a key of Hydra's: text, which the check then refuses
+        ("{a: (}", {"a": "("}),
+        ("{a: (", "{a: ("),
+        ("ünï;=~", "ünï;=~"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_values_that_hydra_does_not_read_are_what_was_typed(given: str, value: object) -> None:
+    plain, *_ = command_line.compose(["exp=smoke", "env=gym", f"env.kwargs={given}"])
+    assert plain["env"]["kwargs"] == value
+
+
+def test_help_names_what_there_is_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("exp=", "quickstart", "env=", "dmc", "actor=", "cem", "train.yaml"))
+
+
+def test_an_error_without_a_message_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.failed(MemoryError(), 1) == 1
+    assert capsys.readouterr().err == "error: MemoryError, without a message\n"
+
+
 def test_recorded_episodes_in_a_folder_of_an_odd_name(tmp_path: Path) -> None:
     assert runs.go(tmp_path, "train.env_steps=15", "train.eval_every=100") == 0
     data = tmp_path / "a, ~b (c)"
@@ -252,6 +290,46 @@ def test_a_sweep_without_a_mistake_ends_well(tmp_path: Path) -> None:
     assert {Run.read(path.parent).config["actor"]["name"] for path in (tmp_path / "b").glob("*/run.json")} == {
         "cem", "shooting"
     }  # fmt: skip
+
+
+def members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *outcomes: Any) -> tuple[int, list[list[str]]]:
+    """A sweep over seeds whose members end as told: an exit code, or what they raise; its exit code, and who ran."""
+    ran: list[list[str]] = []
+
+    def run(words: Sequence[str]) -> int:
+        ran.append(list(words))
+        outcome = outcomes[len(ran) - 1]
+        if isinstance(outcome, int):
+            return outcome
+        raise outcome
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    seeds = ",".join(str(seed) for seed in range(len(outcomes)))
+    monkeypatch.chdir(tmp_path)
+    return command_line.sweep(["-m", "exp=smoke", "runs=a b", f"seed={seeds}"], run), ran
+
+
+def test_whatever_a_member_raises_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, ran = members(monkeypatch, tmp_path, KeyError("x"), 0, SystemExit(7), AssertionError(), 0, SystemExit("bye"))
+    said = capsys.readouterr().err
+    assert (code, len(ran)) == (1, 6)
+    assert "4 of 6 runs of the sweep failed:" in said and said.count("Traceback") == 2
+    codes = [line.split(":")[0] for line in said.splitlines() if line.startswith("  exit code")]
+    assert codes == ["  exit code 1", "  exit code 7", "  exit code 1", "  exit code 1"]
+    assert said.splitlines()[-1].endswith("train.py exp=smoke 'runs=a b' seed=5")
+
+
+def test_a_signal_ends_the_whole_sweep(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for interrupted in (130, KeyboardInterrupt()):
+        code, ran = members(monkeypatch, tmp_path, 0, interrupted, 0, 0)
+        said = capsys.readouterr().err.splitlines()
+        assert (code, len(ran)) == (130, 2)
+        assert said[0] == "1 of 4 runs of the sweep failed:" and said[2] == "2 were not begun:"
+        assert said[3].endswith("seed=2") and said[4].endswith("seed=3")
 
 
 @pytest.mark.parametrize(

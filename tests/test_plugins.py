@@ -256,3 +256,39 @@ def test_a_wrapper_is_imported_only_if_its_package_was_typed(
     assert agents.load(run, device="cpu", plugins=[PACKAGE]).env.wrappers == [f"{PACKAGE}:Half"]
     assert evaluate.main([str(run), "--episodes", "1", "--device", "cpu", "--plugins", PACKAGE]) == 0
     assert "is imported" in capsys.readouterr().out
+
+
+def test_a_plugin_s_name_that_is_taken_is_refused(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be passed over in silence: whoever typed it expects their own."""
+    (package / "constant.py").rename(package / "cem.py")
+    assert train.main(["exp=smoke", NAMED, f"runs={tmp_path / 'runs'}"]) == 2
+    said = capsys.readouterr().err
+    assert f"error: plugins: {PACKAGE}.cem has the name of agents.planners.cem: rename its file and config" in said
+    (package / "cem.py").rename(package / "constant.py")
+    (package / "configs" / "actor" / "cem_tiny.yaml").write_text("name: constant\nvalue: 1\n")
+    assert train.main(["exp=smoke", NAMED, f"runs={tmp_path / 'runs'}"]) == 2
+    assert "cem_tiny.yaml has the name of a file of ours, configs/actor/cem_tiny.yaml" in capsys.readouterr().err
+    (package / "configs" / "actor" / "cem_tiny.yaml").unlink()
+    components.locations.cache_clear()
+    write_package(tmp_path / "site", "another_of_them")
+    assert train.main(["exp=smoke", f"plugins=[{PACKAGE},another_of_them]", f"runs={tmp_path / 'runs'}"]) == 2
+    assert "constant.yaml has the name of a file" in capsys.readouterr().err
+    assert not imported()
+
+
+def test_a_plugin_may_lie_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If it is typed, as `python -m` finds modules there; last on the path, so that it hides nothing."""
+    write_package(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(components, "WORKING_FOLDER", [])
+    monkeypatch.setattr("training.hints.from_working_folder", lambda: bool(components.WORKING_FOLDER))
+    components.use_working_folder(["json", "not_there_at_all"])
+    assert str(tmp_path / "here") not in sys.path and not components.WORKING_FOLDER
+    assert runs.go(tmp_path, *CHOSEN, recipe=RECIPE) == 0
+    assert sys.path[-1] == str(tmp_path / "here")
+    assert "PYTHONPATH=" in Run.read(tmp_path / "r").command()

@@ -28,7 +28,7 @@ MAY = {
     "worldmodel/networks/convolutional.py": {"torch", "einops", "pydantic", "worldmodel.networks"},
     "agents": {"torch", "numpy", "pydantic", "cma", "agents", "worldmodel.base", "worldmodel.networks"},
     # agents.load reads a run's folder: the one door from here into training/
-    "agents/__init__.py": {"agents", "training.build.load_agent"},
+    "agents/__init__.py": {"agents", "training.build.load_agent", "training.shadowing"},
     "training": {
         "torch", "torchvision", "tensorboard", "numpy", "pydantic", "yaml", "safetensors", "PIL", "matplotlib", "rich",
         "psutil", "einops", "envs", "worldmodel", "agents", "training",

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from training.shadowing import refuse_shadows
+
 if TYPE_CHECKING:
     from training.run import Run
+
+refuse_shadows()
 
 
 def train(*overrides: str, callback: Callable[[Mapping[str, float]], Any] | None = None) -> "Run":

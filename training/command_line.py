@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from training import hints
 from training.components import CONFIGS, ROOMS, config_folders, nearest, use_working_folder
 from training.config import Config
+from training.plain import shown
 from training.resolve import resolve
 from training.words import TEXT, WORD, escaped, in_hydra_s_grammar, modules_named, plugins_of, unquoted, with_home
 from worldmodel.base import ConfigError
@@ -53,9 +54,19 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], Mapping[str, str]
             plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError([f"{error.full_key or 'config'}: {str(error).splitlines()[0]}"]) from error
-    except HydraException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from error
+    except (HydraException, ValueError, TypeError) as error:
+        raise ConfigError([misfit(error, words)]) from error
     return plain, choices, given
+
+
+def misfit(error: Exception, words: Sequence[str]) -> str:
+    """What Hydra could not put together, in words: it says neither which key it was, nor what is there."""
+    said = str(error).splitlines()[0]
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if said.endswith(f" {word}"):
+            return f"{key}: {shown(value)} cannot take the place of what stands there"
+    return said if isinstance(error, HydraException) else f"a key names something inside a value that has none ({said})"
 
 
 def keys_given(word: str) -> Iterator[str]:

@@ -49,12 +49,16 @@ def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
 
 @functools.cache
 def locations(section: str, plugins: tuple[str, ...]) -> dict[str, str]:
-    """Name -> dotted module. Ours come before a plugin's. Errors: ConfigError for a plugin that is not there."""
+    """Name -> dotted module. Errors: ConfigError, for a plugin that is not there, or has a name that is taken."""
     found: dict[str, str] = {}
     for package in (*ROOMS[section], *plugins):
         for file in files(package):
-            if re.search(r"^def build\(", file.read_text("utf8"), re.MULTILINE):
-                found.setdefault(file.stem, f"{package}.{file.stem}")
+            if re.search(r"^def build\(", file.read_text("utf8", "replace"), re.MULTILINE):
+                module = f"{package}.{file.stem}"
+                if found.setdefault(file.stem, module) != module:
+                    raise ConfigError(
+                        [f"plugins: {module} has the name of {found[file.stem]}: rename its file and config"]
+                    )
     return found
 
 
@@ -100,6 +104,14 @@ def from_working_folder() -> bool:
 def config_folders(plugins: Sequence[str]) -> list[Path]:
     """The folders configs/ of plugins, for Hydra: <package>/configs/<section>/<name>.yaml."""
     folders = [folder.parent / "configs" for package in plugins for folder in files(package)[:1]]
+    taken = {str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml")}
+    for folder in folders:  # Hydra would take the first one, and say nothing
+        own = {str(path.relative_to(folder)): path for path in folder.glob("*/*.yaml")}
+        lines = [f"plugins: {path} has the name of a file of ours, configs/{name}: rename it"
+                 for name, path in own.items() if name in taken]  # fmt: skip
+        if lines:
+            raise ConfigError(sorted(lines))
+        taken |= own.keys()
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -33,11 +33,11 @@ class RootConfig(StrictConfig):
     resume: bool | None = Field(strict=True)
     # resume although replay chunks are damaged: continue without those episodes
     skip_damaged: bool = Field(strict=True)
-    data: str | None = Field(max_length=4096)  # a folder of recorded episodes to learn from
+    data: str | None = Field(min_length=1, max_length=4096)  # a folder of recorded episodes to learn from
     data_layout: str | None  # which row their actions belong to: a name in worldmodel/replay/layouts.py; None: by marks
     data_size: tuple[int, int] | None  # (Y, X) that their images are resized to; None: as recorded
     data_gray: bool  # one channel instead of three
-    model_from: str | None = Field(max_length=4096)  # a run whose trained model and episodes are taken
+    model_from: str | None = Field(min_length=1, max_length=4096)  # a run whose trained model and episodes are taken
     plugins: list[str] = Field(max_length=100)  # the user's own packages that components may come from
 
     @field_validator("run", "data", "model_from", mode="before")

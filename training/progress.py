@@ -49,6 +49,13 @@ class QuietEnd(Console):
 console = QuietEnd(file=Output(), highlight=False, markup=False, emoji=False, soft_wrap=True)  # type: ignore[arg-type]
 
 
+def print_error(error: object) -> None:
+    """One line or several to stderr; never an empty one."""
+    said = str(error) if str(error).strip() else f"{type(error).__name__}, without a message"
+    for line in said.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
 class ProgressBar:
     """A progress bar over env steps, or over a long stage of learning, with the newest return and losses, and the time
     left.

@@ -22,6 +22,7 @@ from worldmodel import files
 from worldmodel.base import ConfigError
 
 VIDEOS = 3
+GENERATIONS = 100  # of an actor that learns before it is evaluated, if nothing else is asked for
 DREAMS = 256  # that a controller's return in the dream is the mean of
 
 
@@ -42,12 +43,14 @@ def evaluate_one(
     trained: TrainedRun,
     name: str | None,
     episodes: int,
-    generations: int,
+    generations: int | None,
     overrides: Sequence[str] = (),
     video: bool = False,
 ) -> None:
     """evaluation.json, and videos."""
-    agent, _ = trained.prepare_agent(name, generations, overrides)
+    agent, seconds = trained.prepare_agent(name, generations or GENERATIONS, overrides)
+    if generations is not None and not seconds:
+        raise ConfigError(["--generations: this actor learns nothing here: leave it out"])
     results, values = trained.evaluate(agent, episodes)
     result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
     returns = result["returns"]

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -135,11 +136,11 @@ class Run:
             words.append(f"plugins=[{','.join(self.info['plugins'])}]")
         return hints.command("train.py", *words, "resume=true", *changes)
 
-    def evaluation(self) -> str:
+    def evaluation(self, *options: str) -> str:
         """What to type to evaluate it."""
         plugins = self.info.get("plugins")
         words = ["--plugins", ",".join(plugins)] if plugins else []
-        return hints.command("evaluate.py", str(self.folder), "--episodes", "20", "--seed", "0", "--video", *words)
+        return hints.command("evaluate.py", str(self.folder), *options, *words)
 
     def lock(self) -> "Run":
         """Become the only writer. Errors: RunError."""

@@ -163,7 +163,7 @@ class TrainedRun:
 
 def recorded_evaluation(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
     """What evaluate.py wrote of a run's own actor on this checkpoint. Errors: RunError, if it did not."""
-    path, command = run.folder / "evaluation.json", f"python evaluate.py {run.folder} --episodes 10"
+    path, command = run.folder / "evaluation.json", run.evaluation("--episodes", "10")
     try:
         found: dict[str, Any] = read_json(files.read(path, LARGEST_EVALUATION), LARGEST_EVALUATION)
         own = found["checkpoint"] == checkpoint.folder.name and found["actor"] == run.config["actor"]["name"]
