@@ -16,6 +16,7 @@ from envs import adapter, pixels, rendering
 from envs.errors import EnvError
 from envs.suites import gym
 from training import components
+from training.words import modules_named
 from worldmodel.base import ConfigError
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)
@@ -580,6 +581,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "gym.py").write_text("import types\nenvs = types.SimpleNamespace(registry={'Old-Room-v0': None})\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(components, "WORKING_FOLDER", [])
     monkeypatch.setattr(rendering, "choose", lambda: "egl")
     yield tmp_path
     gymnasium.registry.pop("Small-Room-v0", None)
@@ -587,13 +589,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sys.modules.pop(name, None)
 
 
-def test_a_module_of_the_current_folder_is_found_whatever_the_entry(package: Path) -> None:
-    before = list(sys.path)
+def test_a_module_of_the_current_folder_is_found_if_it_was_typed(package: Path) -> None:
+    """As `python -m envs.check` finds it. A run that names it could be a stranger's, and so could the folder."""
+    with pytest.raises(EnvError, match=rf"'my_rooms' lies in the current folder, {package}, .*PYTHONPATH=\. before"):
+        gym.build(gym_config("my_rooms:Small-Room-v0"))
+    assert "my_rooms" not in sys.modules
+    components.use_working_folder(modules_named(["env.id=my_rooms:Small-Room-v0"]))
     assert gym.build(gym_config("my_rooms:Small-Room-v0")).reset()[0].shape == (3, 16, 20)
-    assert sys.path == before
 
 
 def test_the_nearest_id_is_told_with_its_prefix(package: Path) -> None:
+    sys.path.append(str(package))
     with pytest.raises(
         EnvError, match=r"my_rooms:Smal-Room-v0: no such Gymnasium id; nearest: my_rooms:Small-Room-v0\b"
     ):
@@ -601,6 +607,7 @@ def test_the_nearest_id_is_told_with_its_prefix(package: Path) -> None:
 
 
 def test_an_id_of_old_gym_is_told_as_that(package: Path) -> None:
+    sys.path.append(str(package))
     with pytest.raises(
         EnvError, match=r"old package `gym`.*env\.id=shimmy:GymV21Environment-v0 env\.kwargs\.env_id=Old-Room"
     ):

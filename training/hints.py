@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from training.components import ROOT, from_working_folder
@@ -17,6 +18,17 @@ def command(entry: str, *words: str) -> str:
     path = [*filter(None, [os.environ.get("PYTHONPATH")]), *(["."] if from_working_folder() else [])]
     before = f"PYTHONPATH={shlex.quote(os.pathsep.join(path))} " if path else ""
     return before + shlex.join([python(), *script, *words])
+
+
+def to_go_on(run: Path, plugins: Sequence[str] | None, *changes: str) -> str:
+    """What to type to go on with a run; where it is not there, no other begins."""
+    words = [f"run={run.name}"] + ([] if run.parent == Path("runs") else [f"runs={run.parent}"])
+    words += [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    return command("train.py", *words, "resume=true", *changes)
+
+
+def to_evaluate(run: Path, plugins: Sequence[str] | None, *options: str) -> str:
+    return command("evaluate.py", str(run), *options, *(["--plugins", ",".join(plugins)] if plugins else []))
 
 
 def python() -> str:

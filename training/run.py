@@ -129,18 +129,11 @@ class Run:
 
     def command(self, *changes: str) -> str:
         """What to type to go on with this run."""
-        words = [f"run={self.folder.name}"]
-        if self.folder.parent != Path("runs"):
-            words.append(f"runs={self.folder.parent}")
-        if self.info.get("plugins"):
-            words.append(f"plugins=[{','.join(self.info['plugins'])}]")
-        return hints.command("train.py", *words, "resume=true", *changes)
+        return hints.to_go_on(self.folder, self.info.get("plugins"), *changes)
 
     def evaluation(self, *options: str) -> str:
         """What to type to evaluate it."""
-        plugins = self.info.get("plugins")
-        words = ["--plugins", ",".join(plugins)] if plugins else []
-        return hints.command("evaluate.py", str(self.folder), *options, *words)
+        return hints.to_evaluate(self.folder, self.info.get("plugins"), *options)
 
     def lock(self) -> "Run":
         """Become the only writer. Errors: RunError."""

@@ -7,7 +7,6 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -81,8 +80,7 @@ def by_id(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
             rendering.choose()
         # Gymnasium's checker warns where `CheckedEnv` refuses, once per environment; two checkers would only cost
         # time.
-        with current_folder():
-            return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        return gymnasium.make(name, disable_env_checker=True, **kwargs)
     except EnvError:
         raise
     except gymnasium.error.UnregisteredEnv as error:
@@ -93,22 +91,6 @@ def by_id(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         raise EnvError(f"{name}: {missing(name, error)}") from error
     except Exception as error:
         raise EnvError(f"{name}: could not be made: {told(error)}") from error
-
-
-@contextlib.contextmanager
-def current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported, after all others: `python -m` finds them, a script elsewhere would
-    not.
-    """
-    here = os.getcwd()
-    if here in sys.path:
-        yield
-        return
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
 
 
 # ---- what to say ----
@@ -142,5 +124,11 @@ def missing(name: str, error: ImportError) -> str:
     package, colon, _ = name.partition(":")
     first = error.__cause__ if isinstance(error.__cause__, ImportError) else error  # Gymnasium says it in its own words
     if colon and first.name == package:
+        top = package.partition(".")[0]
+        if os.path.exists(f"{top}.py") or os.path.isdir(top):  # `python -m` and what one types look there
+            return (
+                f"{package!r} lies in the current folder, {os.getcwd()}, which is not searched for what a run names: "
+                "if you trust it, put PYTHONPATH=. before the command"
+            )
         return f"there is no package {package!r}, neither installed nor in the current folder, {os.getcwd()}"
     return f"a package is missing: {first}"
