@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodel.base import ConfigError, Spec
+from agents.base import Actor, ActorInfo, Mode, Stateless, add_exploration_noise, no_plan
+from worldmodel.base import ConfigError, Spec, State, WorldModel
 
 
 class Controller:
@@ -62,3 +63,22 @@ class Controller:
             return F.one_hot(output.argmax(-1), count).float()
         index = ((output[:, 0].tanh() + 1) / 2 * count).nan_to_num().clamp(0, count - 1).long()
         return F.one_hot(index, count).float()
+
+
+class ControllerActor(Actor):
+    """Acts by a controller with given weights (size,)."""
+
+    def __init__(self, controller: Controller, weights: Tensor, noise: float, model: WorldModel, spec: Spec) -> None:
+        super().__init__(model, spec)
+        self.policy, self.noise = controller.policy(weights[None]), noise
+
+    def initial(self, n: int) -> Stateless:
+        return Stateless(torch.zeros(n, 0))
+
+    def act(
+        self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Stateless, ActorInfo]:
+        action = self.policy(self.model.features(state))
+        if mode == "explore" and self.noise:
+            action = add_exploration_noise(self.spec, action, self.noise, generator)
+        return action, carry, no_plan(len(action), self.spec, action.device)

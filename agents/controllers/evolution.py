@@ -25,8 +25,8 @@ from cma.utilities.utils import ElapsedWCTime
 from pydantic import Field
 from torch import Tensor
 
-from agents.base import Actor, ActorInfo, Mode, Objective, Play, Stateless, add_exploration_noise, no_plan
-from agents.controllers.controller import Controller
+from agents.base import Actor, ActorInfo, Mode, Objective, Play, Stateless
+from agents.controllers.controller import Controller, ControllerActor
 from agents.imagination import imagined_return, start_states
 from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, tree_map
 from worldmodel.networks.noise import common_random_numbers
@@ -60,25 +60,6 @@ class Config(StrictConfig):
 
 def build(config: Config, model: WorldModel, spec: Spec, objective: Objective) -> "Evolution":
     return Evolution(config, model, spec, objective)
-
-
-class ControllerActor(Actor):
-    """Acts by a controller with given weights (size,)."""
-
-    def __init__(self, controller: Controller, weights: Tensor, noise: float, model: WorldModel, spec: Spec) -> None:
-        super().__init__(model, spec)
-        self.policy, self.noise = controller.policy(weights[None]), noise
-
-    def initial(self, n: int) -> Stateless:
-        return Stateless(torch.zeros(n, 0))
-
-    def act(
-        self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Stateless, ActorInfo]:
-        action = self.policy(self.model.features(state))
-        if mode == "explore" and self.noise:
-            action = add_exploration_noise(self.spec, action, self.noise, generator)
-        return action, carry, no_plan(len(action), self.spec, action.device)
 
 
 class Evolution(Actor):
