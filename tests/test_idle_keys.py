@@ -118,6 +118,20 @@ def test_a_ratio_that_counts_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "train.ratio: does nothing here" in capsys.readouterr().err
 
 
+def test_what_a_recipe_brings_may_lie_idle_unless_nothing_would_be_learned(tmp_path: Path) -> None:
+    for words, key in (
+        (["exp=dreamer_v3", "train.env_steps=0"], "train.ratio: it counts decisions after the prefill"),
+        (
+            ["exp=offline", "env=dot", "train.env_steps=9", "train.ratio=1", f"{STAGE}.updates=2"],
+            f"{STAGE}.eval_every: ",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            runs.composed(*words, "env.size=[64,64]", f"runs={tmp_path}")
+        assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(key)
+    runs.composed("exp=offline", "data=somewhere", f"{STAGE}.updates=2", f"runs={tmp_path}")  # evaluated at its end
+
+
 def without(*keys: str) -> list[str]:
     return [word for word in runs.TINY if not word.startswith(keys)]
 

@@ -12,7 +12,6 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
     """Errors: ConfigError, if a stage names what this agent does not have, or there is nothing to learn from."""
     train, known = config.train, [*dict.fromkeys(["model", *agent.model.parts(), "actor"])]
     lines = []
-    learning = {name: stage for name, stage in train.learn.items() if stage.updates}
     for name, stage in train.learn.items():
         for part in stage.parts or [name]:
             if part not in known:
@@ -20,11 +19,6 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
                     f"train.learn.{name}: this agent has no part {part!r} that learns; it has "
                     f"{', '.join(known)}{nearest(part, known)}; several together are named by `parts`"
                 )
-        if train.ratio is not None and stage.eval_every and stage.eval_every > stage.updates:
-            lines.append(
-                f"train.learn.{name}.eval_every: {stage.eval_every} is never reached, for with train.ratio a round "
-                f"of this stage has {stage.updates} updates: leave it out, train.eval_every evaluates"
-            )
         if "actor" in (stage.parts or [name]) and stage.updates and not agent.actor.learns:
             lines.append(
                 f"train.learn.{name}: {config.actor.name} has nothing to learn: choose actor=evolution, or set "
@@ -42,11 +36,6 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
         lines.append(
             "actor.evaluate_in: there is no environment to play in: choose one, env=..., or actor.evaluate_in=model"
         )
-    if train.ratio is not None and train.env_steps == 0:
-        lines.append(
-            "train.ratio: it counts decisions after the prefill, and train.env_steps=0 makes none, so nothing would be "
-            "learned: raise train.env_steps, or set train.ratio=null"
-        )
     if not has_data and train.env_steps + train.prefill == 0:
         lines.append(
             "train.prefill: there is nothing to learn from: collect episodes, or name some by data=..., or a trained "
@@ -55,7 +44,8 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
     lines += idle_optimizers(config, agent)
     if lines:
         raise ConfigError(lines)
-    if agent.actor.learns and not any("actor" in (stage.parts or [name]) for name, stage in learning.items()):
+    learn = [part for name, stage in train.learn.items() if stage.updates for part in stage.parts or [name]]
+    if agent.actor.learns and "actor" not in learn:
         console.print(
             f"note: {config.actor.name} can learn, but does not here: to train it, train.learn.actor.updates=..."
         )

@@ -18,8 +18,28 @@ class Idle(NamedTuple):
 
 
 def idle_keys(config: Config) -> list[str]:
-    """A line for each key on the command line that does nothing, as far as the config tells."""
-    return lines(config.asked, [*of_collecting(config), *of_stages(config), *of_components(config)])
+    """A line for each key on the command line that does nothing, as far as the config tells; and for those that
+    would leave a run without what they are for, wherever they come from.
+    """
+    found = lines(config.asked, [*of_collecting(config), *of_stages(config), *of_components(config)])
+    return [*found, *(line for line in of_ratio(config) if line.partition(":")[0] not in config.asked)]
+
+
+def of_ratio(config: Config) -> Iterator[str]:
+    train = config.train
+    if train.ratio is None:
+        return
+    if train.env_steps == 0:
+        yield (
+            "train.ratio: it counts decisions after the prefill, and train.env_steps=0 makes none, so nothing would be "
+            "learned: set train.ratio=null, or raise train.env_steps"
+        )
+    for name, stage in train.learn.items():
+        if stage.eval_every and stage.eval_every > stage.updates:
+            yield (
+                f"train.learn.{name}.eval_every: with train.ratio a round of this stage has {stage.updates} updates, "
+                f"so that {stage.eval_every} are never reached: set it to null; train.eval_every evaluates"
+            )
 
 
 def idle_optimizers(config: Config, agent: Agent) -> list[str]:
