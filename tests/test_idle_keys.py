@@ -4,21 +4,16 @@ from pathlib import Path
 
 import pytest
 import runs
-import tiny
 
 import evaluate
-import train
 from training.components import ROOMS, find, names
 from worldmodel.base import ConfigError
-from worldmodel.replay.episodes import write_chunk
 
 STAGE = "train.learn.model"
 ALONE = ("exp=offline", "data=somewhere")
 EVOLVED = ("exp=worldmodels_dot", "actor.evaluate_in=env")
 RATIO = ("exp=smoke", "train.ratio=2")
 IDLE = [
-    (ALONE, "env.size=[32,32]", "without an environment"),
-    (ALONE, "env.kwargs={a: 1}", "without an environment"),
     (ALONE, "explorer=brownian", "without an environment"),
     (ALONE, "train.collect.unit=steps", "without an environment"),
     (ALONE, "train.collect={per_round: 3}", "without an environment"),
@@ -93,14 +88,6 @@ def test_what_idle_keys_are_called_exists() -> None:
             {"evaluate_in": "model", "continue_weight": 1.0},
         ):
             assert set(config.model_construct(**values).idle_keys()) <= set(config.model_fields)
-
-
-def test_recorded_episodes_with_a_key_of_an_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in range(3):
-        write_chunk(tmp_path / f"{number}.npz", tiny.episode(5, tiny.DISCRETE))
-    assert train.main([f"data={tmp_path}", f"runs={tmp_path / 'runs'}", "env.size=[32,32]"]) == 2
-    assert "env.size: does nothing here, without an environment nothing is collected" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_resumed_run_keeps_what_lies_idle(tmp_path: Path) -> None:
