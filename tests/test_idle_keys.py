@@ -19,8 +19,6 @@ IDLE = [
     (ALONE, "train.collect={per_round: 3}", "without an environment"),
     (ALONE, "train.eval_every=3", "without an environment"),
     (ALONE, "train.save_every=3", "without an environment"),
-    (("exp=smoke",), "data_gray=true", "it is of recorded episodes"),
-    (("exp=smoke",), "data_size=[9,9]", "it is of recorded episodes"),
     (("exp=smoke",), "env.timeout=9", "it is for workers"),
     (("exp=smoke", "train.prefill=0"), "explorer=brownian", "it collects the prefill"),
     (("exp=smoke", "train.env_steps=0"), "train.collect.per_round=3", "after the prefill nothing is collected"),

@@ -65,9 +65,6 @@ def lines(asked: Sequence[str], idle: Sequence[Idle]) -> list[str]:
 
 
 def of_collecting(config: Config) -> Iterator[Idle]:
-    if config.root.data is None:
-        for key in ("data_layout", "data_size", "data_gray"):
-            yield Idle(key, "it is of recorded episodes, data=<folder>")
     train, why = config.train, "without an environment nothing is collected; choose one by env=..."
     if config.env is None:
         for key in ("env", "explorer", "train.collect", "train.ratio", "train.eval_every", "train.save_every"):
