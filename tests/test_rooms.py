@@ -236,7 +236,8 @@ METHODS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "touc
 NOT_A_RUNS = {
     "training/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # a folder to sync; one just made
     "training/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
-    "training/components.py": {"file.read_text", "folder.glob"},
+    "training/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # of ours, and of plugins
+    "training/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
     "training/pictures.py": {"sheet.savefig"},  # into memory
     "training/progress.py": {"os.open"},  # /dev/null
     "training/recordings.py": {"out.iterdir"},  # where it writes

@@ -11,7 +11,7 @@ from training.components import nearest
 from training.config import Config, check
 from training.idle_keys import idle_keys
 from training.plain import shown
-from training.run import Run, RunError, differences
+from training.run import Run, RunError, differences, runs_beside
 from training.run_name import LONGEST_NAME, made_from
 from worldmodel.base import ConfigError
 
@@ -76,10 +76,6 @@ def described(plain: Plain, choices: Mapping[str, str], keys: Sequence[str], fol
     words += [] if source else [f"env={choices['env']}" if plain["env"] else "no environment"]
     hint = nearest(folder.name, runs_beside(folder)) if "run" in keys else ""
     return ", ".join([*words, f"actor={choices['actor']}"]) + hint
-
-
-def runs_beside(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
 
 
 def refuse_other_than_asked(plain: Plain, folder: Path, stored: Run | None) -> None:

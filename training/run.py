@@ -96,8 +96,8 @@ class Run:
     def read(folder: Path) -> "Run":
         """Errors: RunError."""
         if not Run.exists(folder):
-            known = [path.parent.name for path in folder.parent.glob("*/run.json")]
-            there = f"; runs beside it: {', '.join(sorted(known))}{nearest(folder.name, known)}" if known else ""
+            known = runs_beside(folder)
+            there = f"; runs beside it: {', '.join(known)}{nearest(folder.name, known)}" if known else ""
             raise RunError(f"{folder} is not a run: it has no run.json{there}")
         name = ""
         try:
@@ -236,6 +236,10 @@ def copies(folder: Path, name: str) -> str:
             if name and path.is_file():
                 return f"; there is a copy: {shlex.join(['cp', str(path), str(folder / name)])}"
     return ""
+
+
+def runs_beside(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
