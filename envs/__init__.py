@@ -1,6 +1,8 @@
 """Environments with images, all with one interface. Adding one is one file in suites/ and one config."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 
@@ -12,9 +14,9 @@ from envs.vector import Vector  # before `def vector`, which then takes the modu
 __all__ = ["Config", "EnvError", "Vector", "make", "vector"]
 
 
-def vector(config: Config) -> Vector:
-    """The environments of a checked config, side by side. Errors: EnvError."""
-    return Vector(config, sys.modules[type(config).__module__].build)
+def vector(config: Config, max_failures: int = 1, tell: Callable[[str], Any] | None = None) -> Vector:
+    """The environments of a checked config, side by side; see Vector. Errors: EnvError."""
+    return Vector(config, sys.modules[type(config).__module__].build, max_failures, tell)
 
 
 def make(config: Config) -> gymnasium.Env:

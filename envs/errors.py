@@ -25,3 +25,16 @@ def told(error: BaseException) -> str:
         place = traceback.extract_tb(error.__traceback__)[-1:]
         text = "".join(f"in {frame.name}, {frame.filename}:{frame.lineno}: {frame.line}" for frame in place)
     return f"{type(error).__name__}: {text or '(no message)'}"
+
+
+class WorkerLost(EnvError):
+    """A worker's process has died or hangs."""
+
+
+def as_error(failure: EnvError | str, trace: str | None) -> EnvError:
+    """What a worker has told; from another process as text."""
+    if isinstance(failure, EnvError):
+        return failure
+    error = EnvError(failure)
+    error.__cause__ = RuntimeError(f"in the worker:\n{trace}")
+    return error

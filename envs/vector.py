@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import types
+from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, NoReturn
 from unittest import mock
@@ -19,7 +20,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from envs.adapter import Config
-from envs.errors import EnvError, where
+from envs.errors import EnvError, WorkerLost, as_error, where
 from envs.worker import Build, Worker, start
 
 GOODBYE = 5.0  # seconds that a worker has for closing its environment
@@ -29,29 +30,47 @@ class Vector:
     """`num_envs` environments; rows are environments. image_shape: (C, Y, X); action_dim: A, or the number of discrete
     actions.
 
-    time_limit: simulator steps per episode, None if unknown. Errors: EnvError for everything that goes wrong
-    in an environment or its process, within `config.timeout`; all workers are gone then.
-    Workers end with the thread that made them (Linux), so make it in the main thread."""
+    time_limit: simulator steps per episode, None if unknown. notes: what a user should know. Errors: EnvError for
+    everything that goes wrong in an environment or its process, within `config.timeout`; all workers are gone then.
+    Workers end with the thread that made them (Linux), so make it in the main thread.
 
-    def __init__(self, config: Config, build: Build) -> None:
+    max_failures: more than 1: an episode that fails is dropped instead. Its row is in `failed` until the next call, and
+    holds still until it is reset, in an environment that is built anew (all of them, if a worker's process was lost).
+    `tell` gets the message, `failures` counts, and so many in a row, without an episode that ends, are an error."""
+
+    def __init__(
+        self, config: Config, build: Build, max_failures: int = 1, tell: Callable[[str], Any] | None = None
+    ) -> None:
         self.config, self.num_envs, self.action_repeat = config, config.num_envs, config.action_repeat
+        self.build, self.max_failures, self.tell = build, max_failures, tell
         self.image_shape: tuple[int, int, int] = (1 if config.gray else 3, *config.size)
+        self.failed: dict[int, EnvError] = {}  # row -> why, of the last call
+        self.failures = self._in_a_row = 0
         self._seed: list[int | None] = [None] * self.num_envs
         self._episode = [-1] * self.num_envs
         self._step = [0] * self.num_envs
+        self._live = np.zeros(self.num_envs, bool)  # rows amid an episode
+        described = self._open()
+        self.action_dim: int = described["action"]
+        self.discrete: bool = described["discrete"]
+        self.time_limit: int | None = described["time_limit"]
+        self.notes: list[str] = described["notes"]
+
+    def _open(self) -> dict[str, Any]:
+        """Builds the environments -> what they are."""
         self._async: AsyncVectorEnv | None = None
-        if config.vectorization_mode == "async":
-            self._async = self._start(build)
-        rows = [functools.partial(Worker, config, build, i, remote=False) for i in range(self.num_envs)]
+        if self.config.vectorization_mode == "async":
+            self._async = self._start(self.build)
+        rows = [functools.partial(Worker, self.config, self.build, i, remote=False) for i in range(self.num_envs)]
         self._vector = self._async or SyncVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED)
         described = self._call("constructor", "call", "describe")
         for answer in described:
-            self._check(answer.get("failure"), answer.get("traceback"))
+            if answer.get("failure"):
+                self._fail(as_error(answer["failure"], answer.get("traceback")))
         if any(answer != described[0] for answer in described):
-            self._fail(f"{config.label}: the environments differ: {described}")
-        self.action_dim: int = described[0]["action"]
-        self.discrete: bool = described[0]["discrete"]
-        self.time_limit: int | None = described[0]["time_limit"]
+            self._fail(EnvError(f"{self.config.label}: the environments differ: {described}"))
+        first: dict[str, Any] = described[0]
+        return first
 
     def reset(self, seeds: dict[int, int], episodes: dict[int, int] | None = None) -> np.ndarray:
         """Resets the named rows with these seeds -> all rows' images (N, C, Y, X) uint8, a fresh copy.
@@ -61,11 +80,14 @@ class Vector:
         for i, seed in seeds.items():
             if not 0 <= i < self.num_envs:
                 raise IndexError(f"row {i} of {self.num_envs} environments")
-            self._seed[i], self._step[i] = seed, 0
+            self._seed[i], self._step[i], self._live[i] = seed, 0, True
             self._episode[i] = (episodes or {}).get(i, self._episode[i] + 1)
         options = {"seeds": dict(seeds), "episodes": dict(enumerate(self._episode))}
-        image, info = self._call("reset", "reset", options=options)
-        self._check_all(info)
+        try:
+            image, info = self._call("reset", "reset", options=options)
+        except WorkerLost as error:
+            return self._replace(error)
+        self._note(info)
         return image
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, float]]:
@@ -79,10 +101,17 @@ class Vector:
             raise ValueError(f"actions: wanted finite {(self.num_envs, self.action_dim)}, got {actions.shape}")
         self._step = [step + 1 for step in self._step]
         chosen = actions.argmax(axis=1) if self.discrete else actions.copy()  # environments may write into it
-        image, reward, _, _, info = self._call("step", "step", chosen)
-        self._check_all(info)
         none = np.zeros(self.num_envs)
+        try:
+            image, reward, _, _, info = self._call("step", "step", chosen)
+        except WorkerLost as error:
+            image, reward, info = self._replace(error), none, {}
+        else:
+            self._note(info)
         terminated, truncated = (np.asarray(info.get(key, none), bool) for key in ("terminated", "truncated"))
+        if (terminated | truncated).any():
+            self._live &= ~(terminated | truncated)
+            self._in_a_row = 0
         seconds = float(np.sum(info.get("rendering", none)))
         return image, np.asarray(reward, np.float32), terminated, truncated, {"render_seconds": seconds}
 
@@ -110,6 +139,37 @@ class Vector:
                 return AsyncVectorEnv(rows, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
         except (EOFError, OSError) as error:
             raise EnvError(f"{self.config.label}: a worker's process did not start (see above)") from error
+
+    def _note(self, info: dict[str, Any]) -> None:
+        """What a call has told of failures."""
+        none = [None] * self.num_envs
+        told = zip(info.get("failure", none), info.get("traceback", none))
+        self._failing({i: as_error(failure, trace) for i, (failure, trace) in enumerate(told) if failure})
+
+    def _failing(self, failed: dict[int, EnvError]) -> None:
+        """Drops the episodes of some rows. Errors: EnvError, if too many in a row have failed."""
+        self.failed = failed
+        if not failed:
+            return
+        self.failures += len(failed)
+        self._in_a_row += 1
+        self._live[list(failed)] = False
+        last = next(iter(failed.values()))
+        if self._in_a_row >= self.max_failures:
+            if self.max_failures > 1:
+                message = f"{last}; {self._in_a_row} episodes in a row have failed (train.max_failures)"
+                last, cause = EnvError(message, last.advice), last
+                last.__cause__ = cause
+            self._fail(last)
+        for message in dict.fromkeys(map(str, failed.values())):
+            if self.tell:
+                self.tell(f"warning: an episode is dropped: {message}")
+
+    def _replace(self, error: EnvError) -> np.ndarray:
+        """Other workers for those of which one was lost: all episodes under way are dropped -> black images."""
+        self._failing({int(i): error for i in np.flatnonzero(self._live)})
+        self._open()
+        return np.zeros((self.num_envs, *self.image_shape), np.uint8)
 
     def _call(self, moment: str, name: str, *args: Any, **kwargs: Any) -> Any:
         if self._vector.closed:
@@ -146,7 +206,9 @@ class Vector:
                 if hasattr(signal, "SIGUSR1"):
                     os.kill(processes[hung].pid or 0, signal.SIGUSR1)  # prints its stack, see worker.start
                     time.sleep(0.1)
-                self._fail(f"{self._where(hung, moment)}: no answer for {self.config.timeout:g} s: it hangs")
+                self._fail(
+                    WorkerLost(f"{self._where(hung, moment)}: no answer for {self.config.timeout:g} s: it hangs")
+                )
 
     def _died(self, i: int, moment: str) -> NoReturn:
         assert self._async is not None
@@ -159,20 +221,11 @@ class Vector:
             how = f"the worker was killed by {signal.Signals(-code).name}"
         else:
             how = f"the worker ended with exit code {code}"
-        self._fail(f"{self._where(i, moment)}: {how}")
+        self._fail(WorkerLost(f"{self._where(i, moment)}: {how}"))
 
-    def _check_all(self, info: dict[str, Any]) -> None:
-        none = [None] * self.num_envs
-        for failure, trace in zip(info.get("failure", none), info.get("traceback", none)):
-            self._check(failure, trace)
-
-    def _check(self, failure: str | None, trace: str | None) -> None:
-        if failure:
-            self._fail(failure, RuntimeError(f"in the worker:\n{trace}"))
-
-    def _fail(self, message: str, cause: Exception | None = None) -> NoReturn:
+    def _fail(self, error: EnvError) -> NoReturn:
         self._kill() if self._async else self._vector.close()
-        raise EnvError(message) from cause
+        raise error
 
     def _kill(self) -> None:
         assert self._async is not None

@@ -21,13 +21,17 @@ from gymnasium import spaces
 
 from envs import isolation
 from envs.adapter import Config
-from envs.errors import EnvError, where
+from envs.errors import EnvError, told, where
 
 Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed interface
 
 # What Ctrl-C, a closed terminal or a cluster's manager sends to all processes of a job: the parent decides, and closes
 # the workers. SIGUSR1 only prints where one is.
 PARENTS_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+ELSEWHERE = (
+    "It is looked for in a worker's process, which does not run your script: name the module that registers it, "
+    "module:Name-v0, or set env.vectorization_mode=sync"
+)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -51,7 +55,7 @@ def start(config: Config, build: Build, index: int, parent: int) -> "Worker":
 
 
 class Worker(gymnasium.Env):
-    """Environment number `index`. remote: failures are reported in info["failure"] instead of raised.
+    """Environment number `index`. Failures are reported in info["failure"], remote ones as text.
 
     info of a step: "terminated", "truncated", "rendering" (seconds). The two flags of `step` are always
     False. After an end, and before the first reset, a step does nothing: last image, reward 0, empty info.
@@ -63,6 +67,7 @@ class Worker(gymnasium.Env):
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
         self.action_space = spaces.Box(-1, 1, (1,))  # a stand-in: gymnasium.vector only hands rows through
         self.env: gymnasium.Env | None = None
+        self.broken = False  # it has failed: another one is built before the next episode
         self.image = np.zeros(shape, np.uint8)
         self.running = False
 
@@ -80,12 +85,15 @@ class Worker(gymnasium.Env):
             discrete = isinstance(space, spaces.Discrete)
             size = int(space.n) if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
             limit = self.env.metadata.get("time_limit")
-            return {"action": size, "discrete": discrete, "time_limit": limit}
+            notes = self.env.metadata.get("notes", [])
+            return {"action": size, "discrete": discrete, "time_limit": limit, "notes": notes}
         except EnvError as error:
+            if self.remote and isinstance(error.__cause__, gymnasium.error.UnregisteredEnv):
+                error = EnvError(f"{error}. {ELSEWHERE}", error.advice)
             return self._failed(error)
         except (Exception, SystemExit) as error:
             place = where(self.config.label, self.index, None, 0, "constructor")
-            failure = EnvError(f"{place}: {type(error).__name__}: {error}")
+            failure = EnvError(f"{place}: {told(error)}")
             failure.__cause__ = error
             return self._failed(failure)
 
@@ -95,6 +103,12 @@ class Worker(gymnasium.Env):
         options = options or {}
         if self.index not in options["seeds"]:
             return self.image, {}
+        if self.broken:
+            self.close()
+            answer = self.describe()
+            if "failure" in answer:
+                return self.image, answer
+            self.broken = False
         assert self.env is not None
         place = {"worker": self.index, "episode": options["episodes"][self.index]}
         try:
@@ -118,13 +132,18 @@ class Worker(gymnasium.Env):
         return self.image, float(reward), False, False, info
 
     def close(self) -> None:
-        if self.env is not None:
-            self.env.close()
+        """Never fails: what was played is worth more than a simulator that ends well."""
+        try:
+            if self.env is not None:
+                self.env.close()
+        except (Exception, SystemExit) as error:
+            print(f"warning: {self.config.label}: close() failed: {told(error)}", file=sys.stderr)
+        self.env = None
 
     def _failed(self, error: EnvError) -> dict[str, Any]:
-        self.running = False
+        self.running, self.broken = False, True
         if not self.remote:
-            raise error
+            return {"failure": error, "traceback": None}
         return {"failure": str(error), "traceback": "".join(traceback.format_exception(error))}
 
     def _rendering(self) -> float:

@@ -53,7 +53,7 @@ class Odd(gymnasium.Env):
     def observe(self) -> Any:
         if self.make is not None:
             return self.make(self.steps)
-        return fill(self.observation_space, 10 * self.steps)
+        return fill(self.observation_space, 10 * self.steps % 256)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         super().reset(seed=seed)
@@ -102,6 +102,10 @@ class Faulty(Odd):
         if self.steps == self.at and self.bad in (None, self.mine()):
             misbehave(self.fault)
         return np.full((SIDE, SIDE, 3), self.noise, np.uint8)
+
+    def close(self) -> None:
+        if self.fault == "close":
+            raise RuntimeError("no such window")
 
     def mine(self) -> int:
         """The worker that this is: its seeds are 100, 101, ... in the tests."""

@@ -252,27 +252,6 @@ def test_a_run_that_is_stopped_anywhere_ends_as_the_undisturbed_one(
     assert {key: found[key] for key in kept} == {key: undisturbed[key] for key in kept}  # chunks end where it was saved
 
 
-def test_a_run_whose_environment_fails_amid_a_round_goes_on_from_the_last_whole_one(
-    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Rows that were not handed over when it failed must not be missing between those before and after them."""
-    step, left = dot.step, [2 * 6 + 2 * 8 + 1]
-
-    def fails(state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        left[0] -= 1
-        if left[0] == 0:
-            raise RuntimeError("physics state is invalid")
-        return step(state, action)
-
-    monkeypatch.setattr(dot, "step", fails)
-    assert runs.go(tmp_path, *STEPS) == 1
-    assert "physics state is invalid" in capsys.readouterr().err
-    assert runs.go(tmp_path, *STEPS) == 0
-    found = runs.digests(tmp_path / "r")
-    kept = [key for key in undisturbed if key not in ("replay", "last_save_collected", "last_save_updates")]
-    assert {key: found[key] for key in kept} == {key: undisturbed[key] for key in kept}
-
-
 def test_a_run_tells_when_its_environments_do_not_repeat_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -194,6 +194,81 @@ def test_a_failure_in_this_process_keeps_its_cause() -> None:
     assert isinstance(error.value.__cause__, KeyError)
 
 
+@pytest.mark.parametrize("fault, mode", [("raise", "sync"), ("raise", "async"), ("kill", "async"), ("hang", "async")])
+def test_an_episode_that_fails_is_dropped_if_that_is_allowed(fault: str, mode: str) -> None:
+    """Its row waits; the others go on, unless a process was lost, which takes theirs with it."""
+    told: list[str] = []
+    timeout = 2.0 if fault == "hang" else 600.0
+    vector = envs.Vector(
+        config(fault=fault, at=2, bad=1, vectorization_mode=mode, timeout=timeout), bad_envs.build, 3, told.append
+    )
+    vector.reset({0: 100, 1: 101})
+    assert vector.step(ZERO)[1].tolist() == [1, 1] and vector.failed == {}
+    reward = vector.step(ZERO)[1]
+    lost = {0, 1} if fault in ("kill", "hang") else {1}
+    assert set(vector.failed) == lost and vector.failures == len(lost)
+    assert reward.tolist() == [float(0 not in lost), 0]
+    assert len(told) == 1 and told[0].startswith("warning: an episode is dropped: dot (worker 1, seed 101, episode 0")
+    vector.reset({row: 102 + row for row in lost})  # built anew
+    assert vector.failed == {}
+    for _ in range(3):
+        assert vector.step(ZERO)[1].tolist() == [1, 1]
+    vector.close()
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_so_many_failures_in_a_row_are_an_error_and_an_end_begins_the_count_anew(at: int) -> None:
+    def build(config: Any) -> Any:
+        return adapter.wrap_env(Odd(length=3, make=make), config)
+
+    def make(step: int) -> np.ndarray:
+        if wanted and step == at:
+            raise KeyError("lost key")
+        return bad_envs.fill(bad_envs.HWC, step)
+
+    wanted = True
+    vector = envs.Vector(config(adapter.Config, vectorization_mode="sync", num_envs=1), build, max_failures=3)
+    one = np.zeros((1, 2), np.float32)
+
+    def episode() -> None:
+        vector.reset({0: 1})
+        while not vector.failed and not vector.step(one)[2].any():
+            pass
+
+    for _ in range(2):
+        episode(), episode()
+        wanted = False
+        episode()
+        wanted = True
+    assert vector.failures == 4
+    with pytest.raises(EnvError, match=r"KeyError: 'lost key'; 3 episodes in a row have failed \(train.max_failures\)"):
+        for _ in range(3):
+            episode()
+    with pytest.raises(EnvError, match="closed"):
+        vector.step(one)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_an_environment_that_cannot_be_closed_loses_nothing(mode: str, capfd: pytest.CaptureFixture[str]) -> None:
+    vector = envs.Vector(config(fault="close", at=-1, bad=None, vectorization_mode=mode), bad_envs.build)
+    vector.reset({0: 100, 1: 101})
+    vector.close()
+    assert capfd.readouterr().err.count("warning: dot: close() failed: RuntimeError: no such window") == 2
+
+
+def test_an_id_that_only_the_script_knows_is_explained_in_a_worker() -> None:
+    import gymnasium
+
+    from envs.suites import gym
+
+    gymnasium.register("OnlyHere-v0", entry_point=Odd)
+    values = config(adapter.Config, num_envs=1).model_dump() | {"id": "OnlyHere-v0", "image": None, "kwargs": {}}
+    with pytest.raises(EnvError, match=r"no such Gymnasium id; .*does not run your script: name the module"):
+        envs.vector(gym.Config(**values))
+    envs.vector(gym.Config(**values | {"vectorization_mode": "sync"})).close()
+    gymnasium.registry.pop("OnlyHere-v0")
+
+
 def test_ctrl_c_is_left_to_the_parent_and_close_leaves_no_process() -> None:
     vector = envs.Vector(config(), bad_envs.build)
     pids = workers_of(vector)

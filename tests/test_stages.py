@@ -18,7 +18,7 @@ from PIL import Image
 import evaluate
 import train
 from agents.agent import Agent
-from training import checkpoint, pictures, trainer
+from training import checkpoint, episode_collector, evaluation, pictures
 from training.components import ROOT
 from training.loop import open_trainer
 from training.run import Run
@@ -119,13 +119,18 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
 def acted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Who lived through the episodes, and how; evaluations are not among them."""
     found: list[tuple[str, str]] = []
-    rollout = trainer.rollout
+    rollout, play = episode_collector.rollout, evaluation.play
 
-    def noted(act: Any, envs: Any, seeds: Any, mode: str, stop: Any) -> Any:
+    def collected(act: Any, envs: Any, seeds: Any, mode: str, *rest: Any, **options: Any) -> Any:
         found.append((type(act.__self__.actor).__name__, mode))
-        return rollout(act, envs, seeds, mode, stop)
+        return rollout(act, envs, seeds, mode, *rest, **options)
 
-    monkeypatch.setattr(trainer, "rollout", noted)
+    def played(agent: Any, actor: Any, *rest: Any) -> Any:
+        found.append((type(actor).__name__, "evaluate"))
+        return play(agent, actor, *rest)
+
+    monkeypatch.setattr(episode_collector, "rollout", collected)
+    monkeypatch.setattr(evaluation, "play", played)
     return found
 
 
@@ -172,6 +177,7 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
         env_steps=24,
         agent_steps=24,
         episodes=4,
+        failed_episodes=0,
         updates=13,
         decisions_left=0,
         fitness_env_steps=0,
@@ -382,6 +388,7 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
         env_steps=0,
         agent_steps=0,
         episodes=0,
+        failed_episodes=0,
         updates=6,
         decisions_left=0,
         fitness_env_steps=0,

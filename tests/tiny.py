@@ -211,7 +211,8 @@ class Worlds:
         dies: Callable[[int], bool] = lambda seed: False,
         spec: Spec = SPEC,
     ) -> None:
-        self.num_envs, self.spec = count, spec
+        self.num_envs, self.spec, self.time_limit = count, spec, 1000
+        self.failed, self.failures = dict[int, Any](), 0
         self.picture, self.reward, self.length, self.dies = picture, reward, length, dies
         self.image = np.zeros((count, *spec.image_shape), np.uint8)
         self.seed, self.clock, self.live = [-1] * count, [0] * count, [False] * count

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from agents.agent import Agent, Memory
 from agents.base import Mode
+from envs import EnvError
 from training.rollout import Environments, EpisodeBuilder, EpisodeResult, Interrupted, Seconds
 from worldmodel.base import Spec
 from worldmodel.replay.episodes import ROUNDING, Episode
@@ -43,44 +44,64 @@ class StepCollector:
         self.first = np.ones(envs.num_envs, bool)
         self.memory: Memory | None = None
         self.agent: Agent | None = None  # whose memory it is
+        self.failed = 0  # episodes of the last round
+        self.error: EnvError | None = None  # that has ended the environments amid a round
 
     def collect(
         self, agent: Agent, decisions: int, mode: Mode, stop: Callable[[], bool]
     ) -> tuple[list[Rows], list[EpisodeResult], Seconds]:
         """So many decisions in every environment: the new rows, the episodes that ended, and where the time went. A
-        call that is asked to stop gives what it has; if that is nothing, it raises Interrupted.
+        call that is asked to stop gives what it has; if that is nothing, it raises Interrupted. One whose environments
+        fail too often does the same, and `error` says why. Of an episode that fails, the rows that were not given
+        before are dropped.
         """
-        if not self.builders:
-            self.begin(range(self.envs.num_envs))
-        if agent is not self.agent:  # another actor cannot use its memory
-            self.agent, self.memory, self.first[:] = agent, None, True
         rows: list[Rows] = []
         ended: list[EpisodeResult] = []
-        seconds = Seconds(0.0, 0.0, 0.0)
-        for done in range(decisions):
-            if stop():
-                if not done:
-                    raise Interrupted
-                break
-            began = time.perf_counter()
-            actions, self.memory = agent.act(self.memory, self.images, self.first, mode)
-            info = self.memory.info
-            predicted, horizon = info.predicted_return.float().cpu().numpy(), info.plan.shape[1]
-            acted = time.perf_counter()
-            self.images, rewards, terminated, truncated, told = self.envs.step(actions)
-            seconds = seconds.plus(acted - began, time.perf_counter() - acted, told["render_seconds"])
-            self.first[:] = False
-            for row, builder in enumerate(self.builders):
-                builder.append(self.images[row], actions[row], rewards[row], terminated[row], predicted[row])
-            over = np.flatnonzero(terminated | truncated)
-            for row in map(int, over):
-                rows += self.taken(row)
-                ended.append(self.builders[row].finish(horizon, bool(truncated[row])))
-            if len(over):
-                self.begin(map(int, over))
+        seconds, failures = Seconds(0.0, 0.0, 0.0), self.envs.failures
+        self.failed = 0
+        try:
+            if not self.builders:
+                self.begin(range(self.envs.num_envs))
+            if agent is not self.agent:  # another actor cannot use its memory
+                self.agent, self.memory, self.first[:] = agent, None, True
+            for done in range(decisions):
+                if stop():
+                    if not done:
+                        raise Interrupted
+                    break
+                seconds = self.decide(agent, mode, seconds, rows, ended)
+        except EnvError as error:
+            self.error = error
         for row in range(len(self.builders)):
             rows += self.taken(row)
+        if self.error:
+            self.abandon()
+        self.failed = self.envs.failures - failures
         return rows, ended, seconds
+
+    def decide(
+        self, agent: Agent, mode: Mode, seconds: Seconds, rows: list[Rows], ended: list[EpisodeResult]
+    ) -> Seconds:
+        """One decision in every environment."""
+        began = time.perf_counter()
+        actions, self.memory = agent.act(self.memory, self.images, self.first, mode)
+        info = self.memory.info
+        predicted, horizon = info.predicted_return.float().cpu().numpy(), info.plan.shape[1]
+        acted = time.perf_counter()
+        self.images, rewards, terminated, truncated, told = self.envs.step(actions)
+        seconds = seconds.plus(acted - began, time.perf_counter() - acted, told["render_seconds"])
+        self.first[:] = False
+        failed = set(self.envs.failed)
+        for row, builder in enumerate(self.builders):
+            if row not in failed:
+                builder.append(self.images[row], actions[row], rewards[row], terminated[row], predicted[row])
+        over = set(map(int, np.flatnonzero(terminated | truncated))) - failed
+        for row in sorted(over):
+            rows += self.taken(row)
+            ended.append(self.builders[row].finish(horizon, bool(truncated[row])))
+        if over | failed:
+            self.begin(sorted(over | failed))
+        return seconds
 
     def begin(self, rows: Any) -> None:
         """New episodes in some environments."""
@@ -92,6 +113,8 @@ class StepCollector:
             self.numbers = list(range(self.envs.num_envs))
         for row, number in numbers.items():
             self.builders[row], self.numbers[row], self.first[row] = EpisodeBuilder(self.images[row]), number, True
+        if self.envs.failed:  # at their first image
+            self.begin(sorted(self.envs.failed))
 
     def taken(self, row: int) -> list[Rows]:
         """The rows of an environment since the last call; none, if its episode has only begun."""

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
+from agents.base import Actor
 from agents.imagination import Dream, dream, horizon_errors, imagined_return, start_states
-from training.rollout import Environments, EpisodeResult, mean_ci95, planned_vs_obtained, rollout
+from training.progress import console
+from training.rollout import UNKNOWN_LIMIT, Environments, EpisodeResult, mean_ci95, planned_vs_obtained, rollout
 from worldmodel.base import Batch, State, tree_map
 from worldmodel.networks.dense import packed_weights
 from worldmodel.replay.buffer import Replay
@@ -26,6 +28,8 @@ def evaluate(
     """One noise-free episode per seed. The agent's own stream of randomness is left as it was."""
     with agent.fork_rng(seed):
         results, seconds = rollout(agent.act, envs, seeds, mode="evaluate", stop=stop)
+    if not envs.time_limit and any(result.length == UNKNOWN_LIMIT for result in results):
+        console.print(f"warning: evaluated episodes are cut after {UNKNOWN_LIMIT:,} decisions: set env.time_limit")
     mean, interval = mean_ci95([result.episode_return for result in results])
     decisions = sum(result.length for result in results)
     values = {
@@ -36,6 +40,18 @@ def evaluate(
         **(planned_metrics(results, "evaluate") if in_reward_units(agent) else {}),
     }
     return results, {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def play(
+    agent: Agent, actor: Actor, envs: Environments, seeds: Sequence[int], seed: int, stop: Callable[[], bool]
+) -> list[EpisodeResult]:
+    """Noise-free episodes of another actor on the agent's model, one per seed. seed: of their noise."""
+    with agent.fork_rng(seed):
+        player = agent.with_actor(actor)
+        try:
+            return rollout(player.act, envs, seeds, "evaluate", stop)[0]
+        finally:
+            player.act_graph.forget()  # every candidate's would keep memory of the GPU
 
 
 def in_reward_units(agent: Agent) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.imagination import Dream
 from training import pictures
 from training.progress import ProgressBar, console
+from training.rollout import Seconds
 from training.run import Run
 from training.schedule import Config, Schedule
 
@@ -66,6 +67,13 @@ class Reporter:
         """Time since the last report, by what it was for."""
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
+
+    def collected(self, seconds: Seconds, values: Mapping[str, float]) -> None:
+        """values: of the episodes that have ended."""
+        self.took(collect=seconds.act + seconds.step, render=seconds.render)
+        if values:
+            self.log(values)
+            self.show(collected=f"return {values['collect/return']:.1f}")
 
     def report(self) -> None:
         """The means over the updates since the last report, and where the time went."""

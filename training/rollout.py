@@ -1,5 +1,6 @@
 """Acting in environments: whole episodes, for collecting and evaluating. By steps: collector.py."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +11,17 @@ import numpy as np
 from agents.base import Mode
 from worldmodel.replay.episodes import Episode
 
+FAILED = 5  # stream of randomness: seeds in the place of those whose episodes failed
+UNKNOWN_LIMIT = 10_000  # decisions of an evaluated episode, in environments that may never end
+
 
 class Environments(Protocol):
     """What rollout needs of envs.Vector: rows are environments, and an ended row holds still until it is reset."""
 
     num_envs: int
+    time_limit: int | None
+    failures: int  # episodes that were dropped
+    failed: dict[int, Any]  # rows whose episode has failed in the last call, if that is allowed: it is to be dropped
 
     def reset(self, seeds: dict[int, int]) -> np.ndarray: ...
 
@@ -67,40 +74,85 @@ def rollout(
     seeds: Sequence[int],
     mode: Mode,
     stop: Callable[[], bool] = lambda: False,
+    another: Callable[[int], int] | None = None,
+    longest: int | None = None,
+    waited: Callable[[int], Any] = lambda decisions: None,
 ) -> tuple[list[EpisodeResult], Seconds]:
-    """One episode per seed, as many at a time as there are environments. Results come in the seeds' order. Errors:
-    Interrupted, if `stop` says so before a step; envs.EnvError.
+    """One episode per seed, as many at a time as there are environments. Results come in the seeds' order. An episode
+    that fails is played with another seed instead; another: the n-th of these. longest: decisions after which an
+    episode is cut, as by a time limit; by default one that is evaluated is, in an environment that has none. waited: is
+    told how many decisions an episode has without an end. Errors: Interrupted, if `stop` says so before a step;
+    envs.EnvError.
     """
-    rows = min(envs.num_envs, len(seeds))
-    number = list(range(rows))  # which episode is under way in each row
-    waiting = iter(range(rows, len(seeds)))
-    images = envs.reset({row: seeds[row] for row in range(rows)})
-    builders = [EpisodeBuilder(images[row]) for row in range(rows)]
-    finished: dict[int, EpisodeResult] = {}
-    first = np.ones(envs.num_envs, bool)
-    memory = None
-    seconds = Seconds(0.0, 0.0, 0.0)
-    while len(finished) < len(seeds):
+    if longest is None and mode == "evaluate" and not envs.time_limit:
+        longest = UNKNOWN_LIMIT
+    episodes = Episodes(envs, seeds, another or (lambda n: episode_seed(seeds[0], FAILED, n)))
+    images, memory, seconds = episodes.begin({row: seeds[row] for row in range(episodes.rows)}), None, Seconds(0, 0, 0)
+    while len(episodes.finished) < len(seeds):
         if stop():
             raise Interrupted
         began = time.perf_counter()
-        actions, memory = act(memory, images, first, mode)
+        actions, memory = act(memory, images, episodes.first, mode)
         predicted, horizon = memory.info.predicted_return.float().cpu().numpy(), memory.info.plan.shape[1]
         acted = time.perf_counter()
         images, rewards, terminated, truncated, info = envs.step(actions)
         seconds = seconds.plus(acted - began, time.perf_counter() - acted, info["render_seconds"])
-        first[:] = False
-        for row in range(rows):
-            if number[row] in finished:
-                continue
-            builders[row].append(images[row], actions[row], rewards[row], terminated[row], predicted[row])
-            if terminated[row] or truncated[row]:
-                finished[number[row]] = builders[row].finish(horizon, bool(truncated[row]))
-                following = next(waiting, None)
-                if following is not None:
-                    images = envs.reset({row: seeds[following]})
-                    number[row], first[row], builders[row] = following, True, EpisodeBuilder(images[row])
-    return [finished[i] for i in range(len(seeds))], seconds
+        episodes.first[:] = False
+        starts = {row: next(episodes.others) for row in episodes.failed()}
+        for row in (row for row in episodes.live() if row not in starts):
+            builder = episodes.builders[row]
+            builder.append(images[row], actions[row], rewards[row], terminated[row], predicted[row])
+            decisions = len(builder.actions)
+            if terminated[row] or truncated[row] or decisions == longest:
+                starts |= episodes.end(row, builder.finish(horizon, not terminated[row]))
+            else:
+                waited(decisions)
+        if starts:
+            images = episodes.begin(starts)
+    return [episodes.finished[i] for i in range(len(seeds))], seconds
+
+
+class Episodes:
+    """The episodes of one rollout, and which of them is under way in which row."""
+
+    def __init__(self, envs: Environments, seeds: Sequence[int], another: Callable[[int], int]) -> None:
+        """another: the n-th seed in the place of one whose episode has failed."""
+        self.envs, self.seeds, self.rows = envs, seeds, min(envs.num_envs, len(seeds))
+        self.number = list(range(self.rows))
+        self.waiting = iter(range(self.rows, len(seeds)))
+        self.others = map(another, itertools.count())
+        self.finished: dict[int, EpisodeResult] = {}
+        self.builders: dict[int, EpisodeBuilder] = {}
+        self.first = np.ones(envs.num_envs, bool)
+
+    def live(self) -> list[int]:
+        """Rows in which an episode is under way."""
+        return [row for row in range(self.rows) if self.number[row] not in self.finished]
+
+    def failed(self) -> list[int]:
+        """Those of them whose episode has failed in the last call."""
+        return [row for row in self.live() if row in self.envs.failed]
+
+    def begin(self, seeds: dict[int, int]) -> np.ndarray:
+        """Begin episodes in some rows until none fails at once -> all images. A worker that is lost takes the episodes
+        of others with it.
+        """
+        begun, images = set(seeds), self.envs.reset(seeds)
+        while failed := self.failed():
+            begun |= set(failed)
+            images = self.envs.reset({row: next(self.others) for row in failed})
+        for row in begun:
+            self.first[row], self.builders[row] = True, EpisodeBuilder(images[row])
+        return images
+
+    def end(self, row: int, result: EpisodeResult) -> dict[int, int]:
+        """An episode has ended -> the row and the seed of the one that follows in its place, if one is left."""
+        self.finished[self.number[row]] = result
+        following = next(self.waiting, None)
+        if following is None:
+            return {}
+        self.number[row] = following
+        return {row: self.seeds[following]}
 
 
 class EpisodeBuilder:

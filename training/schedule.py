@@ -45,6 +45,8 @@ class Config(StrictConfig):
     # replayed rows per decision after the prefill; null: a round of learning whenever `per_round` was collected
     ratio: float | None = Field(gt=0, le=1e6)
     learn: dict[str, Stage] = Field(min_length=1, max_length=100)  # a round of learning: these stages, in this order
+    # episodes in a row that may fail in their simulator; each is dropped and told. So many end the run
+    max_failures: int = Field(ge=1, le=100_000)
     report_every: int = Field(ge=1, le=MOST)  # updates; and at the end of every stage, unless there is a ratio
     eval_every: int = Field(ge=1, le=MOST)  # collect.unit
     eval_episodes: int = Field(ge=1, le=100_000)
@@ -67,6 +69,7 @@ class Counters:
     env_steps: int = 0  # simulator steps, action repeat included: the x-axis of every curve
     agent_steps: int = 0  # decisions
     episodes: int = 0  # finished ones
+    failed_episodes: int = 0  # that were collected in vain: their simulator failed
     updates: int = 0
     fitness_env_steps: int = 0  # of episodes from which an actor learned by their returns alone; they are not in replay
     prefill_agent_steps: int = 0  # decisions in the prefill

@@ -38,7 +38,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
     """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
     console.print(f"{config.folder} is a new run: {config.recipe}")
     initial = initial_data.load(config.root)
-    vector = envs.vector(config.env) if config.env else None
+    vector = open_envs(config)
     run = None
     try:
         spec = agreed_spec(vector, initial)
@@ -75,7 +75,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
     vector = None
     try:
         run.require_plugins(config.root.plugins)
-        vector = envs.vector(config.env) if config.env else None
+        vector = open_envs(config)
         if vector and spec_of(vector) != run.spec:
             raise ValueError(f"the environment is {spec_of(vector)} now; the run was trained on {run.spec}")
         agent, explorer = build_agents(config, run.spec)
@@ -103,6 +103,10 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
 
 
 # ---- the steps ----
+
+
+def open_envs(config: Config) -> Vector | None:
+    return envs.vector(config.env, config.train.max_failures, console.print) if config.env else None
 
 
 def spec_of(vector: Vector) -> Spec:

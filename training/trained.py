@@ -16,7 +16,7 @@ from training.build import build_actor, load_trained
 from training.checkpoint import Checkpoint
 from training.command_line import component_section
 from training.plain import read_json
-from training.progress import ProgressBar
+from training.progress import ProgressBar, console
 from training.resolve import overlay
 from training.rollout import EpisodeResult, episode_seed
 from training.run import Run, RunError
@@ -131,7 +131,7 @@ class TrainedRun:
     def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
         """Noise-free episodes in the run's environment."""
         seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(episodes)]
-        vector = envs.vector(self.agent.env)
+        vector = envs.vector(self.agent.env, self.run.config["train"]["max_failures"], console.print)
         try:
             return evaluation.evaluate(agent, vector, seeds, self.seed)
         finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,12 +18,14 @@ from training import closing, evaluation
 from training.checkpoint import Checkpoint
 from training.collector import StepCollector
 from training.config import Config
+from training.episode_collector import EpisodeCollector
 from training.legacy import upgrade_counters
 from training.progress import console
 from training.report import Reporter
-from training.rollout import EpisodeResult, Interrupted, episode_seed, rollout
+from training.rollout import EpisodeResult, Interrupted, Seconds, episode_seed
 from training.run import Run
 from training.schedule import Counters, Schedule
+from training.watch import Watch
 from worldmodel.base import Batch
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode
@@ -52,9 +55,12 @@ class Trainer:
         self.reporter = Reporter(config.train, run, callback)
         self.env_config = config.env
         self.other_envs: Vector | None = None
-        self.collector: StepCollector | None = None
-        if vector and self.config.collect.unit == "steps":
-            self.collector = StepCollector(vector, lambda number: episode_seed(self.seed, COLLECT, number))
+        seed = functools.partial(episode_seed, self.seed, COLLECT)
+        by_steps = vector and self.config.collect.unit == "steps"
+        self.collector = StepCollector(vector, seed) if vector and by_steps else None
+        if vector and not by_steps:
+            self.episode_collector = EpisodeCollector(vector, seed, longest=replay.ring - 1)
+        self.watch = Watch(config, vector, console.print)
         self.use_counters(Counters(), has_data=False)
 
     def use_counters(self, counters: Counters, has_data: bool) -> None:
@@ -70,7 +76,7 @@ class Trainer:
         if not self.collector:
             assert self.envs is not None
             return self.envs
-        self.other_envs = self.other_envs or envs.vector(self.env_config)
+        self.other_envs = self.other_envs or envs.vector(self.env_config, self.config.max_failures, console.print)
         return self.other_envs
 
     def close(self) -> None:
@@ -78,33 +84,35 @@ class Trainer:
 
     # ---- collecting ----
 
-    def collecting_agent(self) -> Agent:
-        """Who collects now."""
-        return self.agent if self.schedule.prefilled else self.explorer
-
     def collect(self) -> None:
         """A round's worth of experience: whole episodes, all or nothing, so that a resumed run repeats an interrupted
         one exactly; or steps.
         """
         assert self.envs is not None
-        counters, agent = self.counters, self.collecting_agent()
-        if self.collector:
-            results, seconds = self.collect_steps(agent)
-        else:
-            seeds = [episode_seed(self.seed, COLLECT, counters.episodes + row) for row in range(self.envs.num_envs)]
-            with self.rollback():
-                results, seconds = rollout(agent.act, self.envs, seeds, "explore", self.stop)
-            for result in results:
-                self.replay.add(result.episode)
-                self.count(result.length, agent)
-                counters.episodes += 1
-        self.reporter.took(collect=seconds.act + seconds.step, render=seconds.render)
-        if results:
-            values = evaluation.collect_metrics(agent, results)
-            self.reporter.log(values)
-            self.reporter.show(collected=f"return {values['collect/return']:.1f}")
+        counters, agent = self.counters, self.agent if self.schedule.prefilled else self.explorer
+        collector = self.collector or self.episode_collector
+        try:
+            results, seconds = self.collect_steps(agent) if self.collector else self.collect_episodes(agent)
+        finally:
+            counters.failed_episodes += collector.failed
+        self.reporter.collected(seconds, evaluation.collect_metrics(agent, results) if results else {})
+        if collector.error:
+            raise collector.error
 
-    def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Any]:
+    def collect_episodes(self, agent: Agent) -> tuple[list[EpisodeResult], Seconds]:
+        """As many whole episodes as there are environments."""
+        counters, collector = self.counters, self.episode_collector
+        begun = counters.episodes + counters.failed_episodes
+        with self.rollback():
+            results, seconds = collector.collect(agent, begun, self.stop, self.watch.waited)
+        for result in results:
+            self.replay.add(result.episode)
+            self.count(result.length, agent)
+            counters.episodes += 1
+            self.watch.episode(result, collector.longest)
+        return results, seconds
+
+    def collect_steps(self, agent: Agent) -> tuple[list[EpisodeResult], Seconds]:
         """Steps in every environment, up to the next round or the end of the prefill."""
         assert self.envs is not None and self.collector is not None
         decisions = self.schedule.decisions_due(self.envs.action_repeat * self.envs.num_envs)
@@ -114,6 +122,7 @@ class Trainer:
             for stream, episode, continuation in rows:
                 self.replay.add(episode, stream, continuation)
                 self.count(len(episode.reward) - (not continuation), agent)
+                self.watch.rows(stream, episode, continuation)
         except Interrupted:  # before anything was done
             raise
         except BaseException:  # rows are lost: what goes on after a resume cannot follow on them
@@ -152,12 +161,8 @@ class Trainer:
         if self.envs is None:
             raise ValueError("the actor learns in the real environments, but there is none: actor.evaluate_in=model")
         seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
-        with self.agent.fork_rng(episode_seed(self.seed, PLAY, number)):
-            player = self.agent.with_actor(actor)
-            try:
-                results, _ = rollout(player.act, self.idle_envs(), seeds, "evaluate", self.stop)
-            finally:
-                player.act_graph.forget()  # every candidate's would keep memory of the GPU
+        noise = episode_seed(self.seed, PLAY, number)
+        results = evaluation.play(self.agent, actor, self.idle_envs(), seeds, noise, self.stop)
         self.counters.fitness_env_steps += sum(result.length for result in results) * self.envs.action_repeat
         return torch.tensor([result.episode_return for result in results])
 
@@ -214,6 +219,7 @@ class Trainer:
         counters.last_save_evaluations = counters.evaluations
         self.saved_at = time.monotonic()
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
+        name += f"-{counters.failed_episodes:04d}" if counters.failed_episodes else ""  # they may be all that is new
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         tensors |= {"context": self.replay.context()} if self.replay.states else {}
         state: dict[str, Any] = {"counters": dataclasses.asdict(counters), **self.reporter.state()}
