@@ -20,7 +20,7 @@ def config(**changes: Any) -> Config:
     learn = {name: stage if isinstance(stage, dict) else {"updates": stage} for name, stage in changes["learn"].items()}
     values: dict[str, Any] = dict(
         env_steps=0, prefill=0, ratio=None, report_every=500, eval_every=1_000_000,
-        eval_episodes=1, temperatures=[1.0], save_every=1_000_000, save_minutes=10, keep_checkpoints=2,
+        eval_episodes=1, temperatures=[1.0], save_every=1_000_000, save_minutes=10, max_failures=10, keep_checkpoints=2,
     )  # fmt: skip
     collect = dict(unit=changes.pop("unit", "episodes"), per_round=changes.pop("per_round", 1))
     return Config(**{**values, **changes, "collect": collect, "learn": learn})
