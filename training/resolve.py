@@ -11,8 +11,8 @@ from training.components import nearest
 from training.config import Config, check
 from training.idle_keys import idle_keys
 from training.plain import shown
-from training.run import Run, RunError, differences, runs_beside
-from training.run_name import LONGEST_NAME, made_from
+from training.run import Run, RunError, differences
+from training.run_name import LONGEST_NAME, made_from, runs_beside
 from worldmodel.base import ConfigError
 
 MAY_CHANGE = (  # when a run is resumed

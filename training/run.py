@@ -25,6 +25,7 @@ from training.lock import RunError
 from training.metrics import Metrics
 from training.plain import LARGEST_CONFIG, cut, read_json, read_yaml, shown
 from training.rotation import Rotation
+from training.run_name import runs_beside
 from training.stored import check_info
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
@@ -236,10 +237,6 @@ def copies(folder: Path, name: str) -> str:
             if name and path.is_file():
                 return f"; there is a copy: {shlex.join(['cp', str(path), str(folder / name)])}"
     return ""
-
-
-def runs_beside(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

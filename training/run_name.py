@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 LONGEST_NAME = 200  # of a run; file systems take 255 bytes
 NOT_IN_NAME = ("run=", "runs=", "exp=", "resume=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
@@ -16,3 +17,8 @@ def made_from(recipe: str, overrides: Sequence[str]) -> str:
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return name
+
+
+def runs_beside(folder: Path) -> list[str]:
+    """The names of the runs in the same folder."""
+    return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
