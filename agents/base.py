@@ -29,7 +29,7 @@ class Candidates(NamedTuple):
 class ActorInfo(NamedTuple):
     """What an actor reports about a decision; rows first."""
 
-    predicted_return: Tensor  # (N,) over the plan's horizon; NaN if it predicts none
+    predicted_return: Tensor  # (N,) over the plan's horizon; a critic's is discounted and without end; NaN: none
     plan: Tensor  # (N, H, A) the actions that it intends to take, the next one first; H = 0 if it does not plan
     # Those of the plan's last iteration, for whoever wants to look at them: they exist anyway, and nothing is copied.
     candidates: Candidates | tuple[()] = ()
@@ -73,6 +73,11 @@ class Actor(nn.Module, ABC):
         object.__setattr__(self, "model", model)  # not a submodule: the actor's parameters are not the model's
         self.spec = spec
         self.objective = objective
+
+    @property
+    def discount(self) -> float | None:
+        """Of the return that its critic predicts; None: it has no critic."""
+        return None
 
     @property
     def has_loss(self) -> bool:

@@ -90,12 +90,12 @@ def main() -> None:
         result = record(folder)
         target = ROOT / "benchmarks" / "results" / f"{folder.name}.json"
         target.write_text(json.dumps(result, indent=1) + "\n")
-        for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):
+        for picture in folder.glob("*.png"):
             copy = target.with_name(f"{folder.name}-{picture.name}")
             if picture.stat().st_size < LARGEST:
                 shutil.copy(picture, copy)
-            elif picture.suffix == ".gif":
-                strip(picture).save(copy.with_suffix(".png"))
+            else:
+                strip(picture).save(copy)
         score = result.get("evaluation", {}).get("return")
         print(f"{target.relative_to(ROOT)}: {result['wall_clock_seconds']:.0f} s of training, evaluation {score}")
 

@@ -12,7 +12,15 @@ from agents.agent import Agent
 from agents.base import Actor
 from agents.imagination import Dream, dream, horizon_errors, imagined_return, start_states
 from training.progress import console
-from training.rollout import UNKNOWN_LIMIT, Environments, EpisodeResult, mean_ci95, planned_vs_obtained, rollout
+from training.rollout import (
+    UNKNOWN_LIMIT,
+    Environments,
+    EpisodeResult,
+    mean_ci95,
+    planned_vs_obtained,
+    rollout,
+    value_vs_obtained,
+)
 from worldmodel.base import Batch, State, tree_map
 from worldmodel.networks.dense import packed_weights
 from worldmodel.replay.buffer import Replay
@@ -38,6 +46,7 @@ def evaluate(
         "evaluate/episode_length": decisions / len(results),
         "evaluate/act_ms": 1000 * seconds.act / decisions * min(envs.num_envs, len(results)),
         **(planned_metrics(results, "evaluate") if in_reward_units(agent) else {}),
+        **value_metrics(results, critic_discount(agent)),
     }
     return results, {name: value for name, value in values.items() if not math.isnan(value)}
 
@@ -67,6 +76,29 @@ def planned_metrics(results: Sequence[EpisodeResult], prefix: str) -> dict[str, 
         f"{prefix}/obtained_return": float(obtained),
         f"{prefix}/planned_minus_obtained": float(predicted - obtained),
     }
+
+
+def critic_discount(agent: Agent) -> float | None:
+    """Of the returns that the critic predicts; None, if there is none, or one of other things than rewards."""
+    return agent.actor.discount if in_reward_units(agent) else None
+
+
+def value_metrics(results: Sequence[EpisodeResult], discount: float | None) -> dict[str, float]:
+    """What the critic expected, the mean over all decisions, and the discounted return that was then obtained: one that
+    overestimates shows here. Nothing, if there is no critic.
+    """
+    if discount is None:
+        return {}
+    pairs = [value_vs_obtained(result, discount) for result in results]
+    value, obtained = (np.concatenate(both) for both in zip(*pairs, strict=True))
+    if not len(value):
+        return {}
+    means = {
+        "value": value.mean(),
+        "value_obtained": obtained.mean(),
+        "value_minus_obtained": (value - obtained).mean(),
+    }
+    return {f"evaluate/{name}": float(mean) for name, mean in means.items()}
 
 
 def dreams(

@@ -47,10 +47,11 @@ class Metrics:
             file.write(f"{json.dumps(row)}\n".encode())
         self.tensorboard.scalars(step, updates, values)
 
-    def film(self, name: str, content: bytes, step: int, updates: int) -> None:
-        """A film in the run's folder, and in TensorBoard."""
-        with self.attempt(f"{name}.gif"):
-            files.write(self.folder / f"{name}.gif", content)
+    def picture(self, name: str, content: bytes, step: int, updates: int) -> None:
+        """A PNG, animated or not, in the run's folder, and in TensorBoard."""
+        with self.attempt(f"{name}.png"):
+            files.write(self.folder / f"{name}.png", content)
+            files.remove(self.folder / f"{name}.gif")  # of earlier versions
         self.tensorboard.picture(name, content, step, updates)
 
     def draw_curves(self) -> None:

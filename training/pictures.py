@@ -1,4 +1,4 @@
-"""Pictures: open-loop predictions as animations, for TensorBoard and as files, and curves. Pillow, no ffmpeg."""
+"""Pictures of curves, with matplotlib. Films are in films.py."""
 
 import io
 import re
@@ -7,53 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from einops import rearrange
-from PIL import Image
-from torch import Tensor
-from torchvision.utils import make_grid
 
 from worldmodel import files
 
-MIN_FRAME = 96  # pixels that a pane has at least, so that it can be seen
-MARGIN = 3
 # What `curves` draws of a history.
 DRAWN = re.compile(r".*/return|evaluate/ci95|.*/loss_.*|learn/actor/(generation|population_\w+|mean_solution)")
-OPEN, CLOSED = (0.25, 0.75, 0.35), (0.9, 0.2, 0.2)  # the margin's colour while the model gets images, and without
-
-
-def video_frames(columns: Sequence[Tensor], context: int | None = None) -> list[np.ndarray]:
-    """Frames of a video: every column is (B, T, C, Y, X) in [0, 1], shown side by side, one line per sequence.
-
-    The margin is green for the first `context` frames and red afterwards, when the model imagines without images.
-    """
-    videos = torch.stack([video.expand(-1, -1, 3, -1, -1) for video in columns], 1)  # (B, columns, T, 3, Y, X)
-    zoom = max(1, round(MIN_FRAME / videos.shape[-1]))
-    videos = videos.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    frames = []
-    for t in range(videos.shape[2]):
-        cells = rearrange(videos[:, :, t], "b columns c y x -> (b columns) c y x")
-        grid = make_grid(cells, nrow=len(columns), padding=MARGIN, pad_value=-1)
-        colour = torch.tensor(OPEN if context is None or t < context else CLOSED)[:, None, None]
-        grid = torch.where(grid < 0, colour, grid)
-        frames.append((rearrange(grid, "c y x -> y x c") * 255).round().byte().numpy())
-    return frames
-
-
-def dream_frames(dream: Any) -> list[np.ndarray]:
-    """Real, reconstruction, imagined after `context` looks, and the error of the imagined: |imagined - real|."""
-    error = (dream.imagined - dream.real).abs().mean(2, keepdim=True)
-    return video_frames([dream.real, dream.reconstruction, dream.imagined, error.clamp(0, 1)], dream.context)
-
-
-def gif(frames: Sequence[np.ndarray], milliseconds: int = 80) -> bytes:
-    """An endless animated GIF of frames (Y, X, 3) uint8."""
-    pictures = [Image.fromarray(frame).quantize(128) for frame in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, optimize=False
-    )
-    return buffer.getvalue()
 
 
 def curves(folder: Path, history: Sequence[dict[str, float]]) -> None:
@@ -132,6 +90,22 @@ def curve(path: Path, history: Sequence[dict[str, float]], title: str) -> None:
     if axes.lines:
         axes.legend()
     save(sheet, path)
+
+
+def values(predicted: np.ndarray, obtained: np.ndarray, title: str) -> bytes:
+    """What a critic said at each decision of an episode, and the discounted return that was obtained then, both (N,). A
+    PNG.
+    """
+    sheet = figure(6, 3.5)
+    axes = sheet.add_subplot()
+    axes.plot(predicted, label="critic's value", color="C1")
+    axes.plot(obtained, label="discounted return obtained", color="C0")
+    axes.set(xlabel="decision of an evaluation episode", ylabel="discounted return to come", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    sheet.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def temperatures(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:

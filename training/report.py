@@ -2,20 +2,23 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from agents.imagination import Dream
-from training import pictures
+from training import films, pictures
 from training.progress import ProgressBar, console
-from training.rollout import Seconds
+from training.rollout import EpisodeResult, Seconds, value_vs_obtained
 from training.run import Run
 from training.schedule import Config, Schedule
 
 SKIPPED = "/skipped"  # the metric of a part that counts updates which were not finite
+EPISODE_FRAMES = 200  # of an episode's film, at most
+ACTION_BINS = 16  # of histograms, from 0 to 1
 
 
 class Reporter:
@@ -31,6 +34,7 @@ class Reporter:
         self.seconds: dict[str, float] = {}
         self.clocks = read_clocks()
         self.bar = ProgressBar(config.env_steps, 0)
+        self.reported_steps = 0  # env steps at the last report
         self.tensorboard = run.metrics.tensorboard
         self.tensorboard.over_updates = not (config.env_steps or config.prefill)  # it never collects
 
@@ -68,10 +72,11 @@ class Reporter:
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
 
-    def collected(self, seconds: Seconds, values: Mapping[str, float]) -> None:
-        """values: of the episodes that have ended."""
+    def collected(self, seconds: Seconds, results: Sequence[EpisodeResult], values: Mapping[str, float]) -> None:
+        """The episodes that have ended, and metrics of them."""
         self.took(collect=seconds.act + seconds.step, render=seconds.render)
-        if values:
+        if results:
+            self.show_actions("collect", results)
             self.log(values)
             self.show(collected=f"return {values['collect/return']:.1f}")
 
@@ -89,7 +94,10 @@ class Reporter:
         rate = {"rate/updates_per_second": number / self.seconds["learn"]}
         now = read_clocks()  # of all that was done since the last report: what a run took is the sum, pauses left out
         self.took(**{name: now[name] - before for name, before in self.clocks.items()})
-        self.clocks = now
+        self.clocks, steps = now, self.schedule.counters.env_steps - self.reported_steps
+        self.reported_steps += steps
+        if steps:
+            rate["rate/env_steps_per_second"] = steps / self.seconds["wall_clock"]
         self.log(values | counts | rate | {f"seconds/{name}": value for name, value in self.seconds.items()})
         self.seconds = {}
         losses = [
@@ -102,15 +110,46 @@ class Reporter:
 
     # ---- pictures ----
 
-    def describe(self, config: Mapping[str, Any]) -> None:
-        """The config, in TensorBoard."""
-        self.tensorboard.describe(config, self.schedule.counters.env_steps, self.schedule.counters.updates)
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """A run begins, or goes on."""
+        counters = self.schedule.counters
+        self.clocks, self.reported_steps = read_clocks(), counters.env_steps
+        self.tensorboard.describe(config, counters.env_steps, counters.updates)
 
     def show_dream(self, dream: Dream, temperature: float) -> None:
-        """As a film, in the run's folder and in TensorBoard."""
-        counters, film = self.schedule.counters, pictures.gif(pictures.dream_frames(dream))
         name = "dream" if temperature == 1 else f"dream-temperature-{temperature:g}"
-        self.run.metrics.film(name, film, counters.env_steps, counters.updates)
+        self.show_picture(name, films.png(films.dream_frames(dream, temperature)))
+
+    def show_episodes(self, results: Sequence[EpisodeResult], discount: float | None) -> None:
+        """Evaluated ones: their actions, a film of the first, and what the critic said in it. discount: the critic's,
+        if there is one.
+        """
+        self.show_actions("evaluate", results)
+        episode, every = results[0].episode, -(-results[0].length // EPISODE_FRAMES)
+        frames = films.episode_frames(episode.image, episode.reward, 2 * films.PANE, every)
+        self.show_picture("episode", films.png(frames))
+        if discount is not None and results[0].length > 1:
+            values = value_vs_obtained(results[0], discount)
+            self.show_picture("values", pictures.values(*values, self.run.folder.name))
+
+    def show_actions(self, prefix: str, results: Sequence[EpisodeResult]) -> None:
+        """How often each action was taken, in TensorBoard: of discrete ones their numbers, else one picture for each of
+        the action's numbers.
+        """
+        counters, count = self.schedule.counters, self.run.spec.action_dim
+        actions = np.concatenate([result.episode.action[1:] for result in results])  # (n, A)
+        columns = {f"/{number}": actions[:, number] for number in range(count)}
+        edges: np.ndarray = np.linspace(-1, 1, 2 * ACTION_BINS + 1)
+        if self.run.spec.discrete:
+            edges, columns = np.arange(count + 1) - 0.5, {"": actions.argmax(1)}
+        for name, values in columns.items():
+            tag = f"run/{prefix}/actions{name}"
+            self.tensorboard.histogram(tag, values, edges, counters.env_steps, counters.updates)
+
+    def show_picture(self, name: str, content: bytes) -> None:
+        """In the run's folder, the newest one, and in TensorBoard."""
+        counters = self.schedule.counters
+        self.run.metrics.picture(name, content, counters.env_steps, counters.updates)
 
     def draw_curves(self) -> None:
         """Into the run's folder."""

@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
-from torch import Tensor
 
-from agents.agent import Agent
-from training import evaluation, pictures
+from training import evaluation, pictures, videos
 from training.progress import console
-from training.rollout import EpisodeResult, mean_ci95
+from training.rollout import mean_ci95
 from training.trained import TrainedRun
 from training.versions import commit
 from worldmodel import files
 from worldmodel.base import ConfigError
 
-VIDEOS = 3
 GENERATIONS = 100  # of an actor that learns before it is evaluated, if nothing else is asked for
 DREAMS = 256  # that a controller's return in the dream is the mean of
 
@@ -65,7 +61,7 @@ def evaluate_one(
             score, count = trained.recorded["return"], trained.recorded["episodes"]
             console.print(f"recorded when it was exported: return {score:.1f} over {count} episodes")
     if video:
-        videos(folder / "videos", agent, results, trained.seed)
+        videos.write(trained, agent, results)
 
 
 def compare(
@@ -139,15 +135,3 @@ def temperatures(trained: TrainedRun, asked: str, name: str | None, episodes: in
                 f"{rows[-1]['env']:.1f} in the environment"
             )
     pictures.temperatures(folder / "temperatures.png", rows, folder.name)
-
-
-def videos(folder: Path, agent: Agent, results: Sequence[EpisodeResult], seed: int) -> None:
-    """Every episode of the first few as a GIF, and their open-loop dreams."""
-    files.make_folder(folder)
-    for number, result in enumerate(results[:VIDEOS]):
-        images: Tensor = torch.from_numpy(result.episode.image[None]).float() / 255
-        frames = pictures.video_frames([images], len(result.episode.image))
-        files.write(folder / f"episode-{number}.gif", pictures.gif(frames))
-    dream, _ = evaluation.dreams(agent, [result.episode for result in results], seed)
-    files.write(folder / "dream.gif", pictures.gif(pictures.dream_frames(dream)))
-    console.print(f"videos are in {folder}")

@@ -205,6 +205,24 @@ def planned_vs_obtained(result: EpisodeResult) -> tuple[float, float]:
     return float(result.predicted_return[:steps].mean()), float(obtained.mean())
 
 
+def value_vs_obtained(result: EpisodeResult, discount: float) -> tuple[np.ndarray, np.ndarray]:
+    """What a critic said at each decision of an episode, and the discounted return that was then obtained, both (N,):
+
+        G_t = r_{t+1} + discount G_{t+1},   G_N = 0 after a death.
+
+    What would have followed a time limit is not known: there the critic's word at the last decision stands for it, and
+    that decision is left out.
+    """
+    value, reward = result.predicted_return.astype(np.float64), result.episode.reward[1:]
+    decisions, following = len(value), 0.0
+    if result.truncated:
+        decisions, following = len(value) - 1, value[-1]
+    obtained = np.zeros(decisions)
+    for t in reversed(range(decisions)):
+        obtained[t] = following = reward[t] + discount * following
+    return value[:decisions], obtained
+
+
 def mean_ci95(scores: Sequence[float]) -> tuple[float, float]:
     """Mean and the half-width of its 95 % interval (normal approximation)."""
     mean = float(np.mean(scores))

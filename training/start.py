@@ -62,7 +62,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         if initial:
             add_initial_data(trainer, initial, config)
         trainer.use_counters(Counters(), has_data=len(replay) > 0)
-        trainer.reporter.describe(config.plain)
+        trainer.reporter.begin(config.plain)
         return trainer
     except BaseException:
         closing.close(vector, run)
@@ -95,7 +95,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
             trainer.use_counters(Counters(), has_data=len(replay) > 0)
         elif vector is None:
             trainer.validation = initial_data.validation(run)
-        trainer.reporter.describe(config.plain)
+        trainer.reporter.begin(config.plain)
         return trainer
     except BaseException:
         closing.close(vector, run)

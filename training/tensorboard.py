@@ -3,17 +3,17 @@
 TensorBoard sorts groups of tags by their names, opens the first two, and shows twelve cards of each. So evaluations
 come first, then what is learned, then the same over updates, and bookkeeping last:
 
-    evaluate/       returns, what the agent does, what it dreams
+    evaluate/       returns, planned and obtained; last, as there is a card for each run, films: evaluate/video/
     learn/          losses and statistics of every part; learn/dream/: errors of dreams by horizon
     over_updates/   the curves of both over updates
-    run/            collecting, counters, seconds, rates
+    run/            collecting, actions, counters, seconds, rates
 
 The step is env steps, action repeat included; for a run that never collects it is updates.
 """
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from torch.utils.tensorboard.summary import hparams
 from training.attempts import Attempts
 from worldmodel import files
 
-GROUPS = {"evaluate/act_ms": "run/", "evaluate/": "", "learn/": "", "dream/": "learn/"}  # others: run/
+ASIDE = ("evaluate/act_ms", "evaluate/ci95", "evaluate/episode_length")
+GROUPS = dict.fromkeys(ASIDE, "run/") | {"evaluate/": "", "learn/": "", "dream/": "learn/"}  # others: run/
 NAME = "TensorBoard's files"  # in messages
 SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-parameters: their last values
 
@@ -105,17 +106,17 @@ class TensorBoard:
                 if not (self.over_updates or tag.startswith("run/")):
                     writer.add_scalar(f"over_updates/{tag}", value, updates)
 
-    def histogram(self, name: str, values: np.ndarray, edges: Sequence[float], step: int, updates: int) -> None:
+    def histogram(self, tag: str, values: np.ndarray, edges: np.ndarray, step: int, updates: int) -> None:
         """How often values lie between edges."""
         with self.writing():
-            self.open().add_histogram(tag_of(name), values, self.x(step, updates), bins=edges)
+            self.open().add_histogram(tag, values, self.x(step, updates), bins=edges)
 
     def picture(self, name: str, content: bytes, step: int, updates: int) -> None:
         """A PNG or GIF, animated or not, as it is."""
         with self.writing():
             width, height = Image.open(io.BytesIO(content)).size
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-            self.add(Summary(value=[Summary.Value(tag=f"evaluate/{name}", image=image)]), self.x(step, updates))
+            self.add(Summary(value=[Summary.Value(tag=f"evaluate/video/{name}", image=image)]), self.x(step, updates))
 
     def describe(self, config: Mapping[str, Any], step: int, updates: int) -> None:
         """The config as text, and the hyper-parameters, with the final score in TensorBoard's table of them."""

@@ -128,9 +128,12 @@ class TrainedRun:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def episode_seed(self, number: int) -> int:
+        return episode_seed(self.seed, EVALUATE, number)
+
     def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
         """Noise-free episodes in the run's environment."""
-        seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(episodes)]
+        seeds = [self.episode_seed(number) for number in range(episodes)]
         vector = envs.vector(self.agent.env, self.run.config["train"]["max_failures"], console.print)
         try:
             return evaluation.evaluate(agent, vector, seeds, self.seed)
@@ -155,6 +158,8 @@ class TrainedRun:
             "milliseconds_per_action": values["evaluate/act_ms"],
             "planned_return": values.get("evaluate/planned_return"),
             "obtained_return": values.get("evaluate/obtained_return"),
+            "value": values.get("evaluate/value"),  # of the critic, if there is one; and the discounted return
+            "value_obtained": values.get("evaluate/value_obtained"),
             "device": str(agent.device),
             "precision": agent.precision,
             "commit": commit(),

@@ -95,7 +95,7 @@ class Trainer:
             results, seconds = self.collect_steps(agent) if self.collector else self.collect_episodes(agent)
         finally:
             counters.failed_episodes += collector.failed
-        self.reporter.collected(seconds, evaluation.collect_metrics(agent, results) if results else {})
+        self.reporter.collected(seconds, results, evaluation.collect_metrics(agent, results) if results else {})
         if collector.error:
             raise collector.error
 
@@ -201,6 +201,7 @@ class Trainer:
         if self.envs:
             seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
             results, values = evaluation.evaluate(self.agent, self.idle_envs(), seeds, self.seed, self.stop)
+            self.reporter.show_episodes(results, evaluation.critic_discount(self.agent))
             episodes = [result.episode for result in results]
         for temperature in self.config.temperatures:
             dream, errors = evaluation.dreams(self.agent, episodes, self.seed, temperature)

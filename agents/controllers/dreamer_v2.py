@@ -84,7 +84,12 @@ class DreamerV2(Actor):
         self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Stateless, ActorInfo]:
         action = choose_action(self.policy(self.model.features(state)), mode, self.config.evaluate_with, generator)
-        return action, carry, no_plan(len(action), self.spec, action.device)
+        info = no_plan(len(action), self.spec, action.device)
+        return action, carry, info._replace(predicted_return=self.expected_return(state) / self.discount)
+
+    @property
+    def discount(self) -> float:
+        return self.config.discount
 
     def value(self, features: Tensor) -> Tensor:
         """The expected discounted return of states with features (..., F), their own reward included: (...)."""

@@ -108,7 +108,8 @@ class DreamerV3(Actor):
     ) -> tuple[Tensor, Stateless, ActorInfo]:
         action = choose_action(self.policy(self.model.features(state)), mode, self.config.evaluate_with, generator)
         # What an environment would do with it; and to the model, which limits actions, it is the same.
-        return action.clamp(-1, 1), carry, no_plan(len(action), self.spec, action.device)
+        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.expected_return(state))
+        return action.clamp(-1, 1), carry, info
 
     def value(self, features: Tensor) -> Tensor:
         """The discounted return that is expected after states with features (..., F): (...)."""
