@@ -55,7 +55,7 @@ def test_it_acts_as_the_run_does_and_results_are_written_beside_it(
     assert {k: v for k, v in found.items() if k not in different} == {
         k: v for k, v in wanted.items() if k not in different
     }
-    assert (file.parent / "mine-evaluated" / "videos" / "episode-0.gif").exists()
+    assert (file.parent / "mine-evaluated" / "videos" / "episode-0.mp4").exists()
     assert f"recorded when it was exported: return {wanted['return']:.1f} over 3 episodes" in capsys.readouterr().out
 
 

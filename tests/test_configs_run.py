@@ -56,4 +56,4 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
     assert runs.go(tmp_path, *little, recipe=[*words, *SHORT]) == 0
     newest = checkpoint.verify(tmp_path / "r/checkpoints" / checkpoint.names(tmp_path / "r/checkpoints")[0])
     assert newest.state["counters"]["updates"] >= 1
-    assert (tmp_path / "r/dream.gif").exists() and (tmp_path / "r/curve.png").exists()
+    assert (tmp_path / "r/dream.png").exists() and (tmp_path / "r/curve.png").exists()

@@ -194,10 +194,9 @@ def test_a_mistake_in_an_override_is_told(
 def test_films(trained: Path) -> None:
     evaluated(trained, "--episodes", "4", "--video")
     names = sorted(path.name for path in (trained / "videos").iterdir())
-    assert names == ["dream.gif", "episode-0.gif", "episode-1.gif", "episode-2.gif"]
-    for name in names:
-        with Image.open(trained / "videos" / name) as video:
-            assert video.n_frames == 10  # type: ignore[attr-defined]
+    assert names == ["dream.png", "episode-0.mp4", "episode-1.mp4", "episode-2.mp4"]
+    with Image.open(trained / "videos" / "dream.png") as video:
+        assert video.n_frames == 10  # type: ignore[attr-defined]
 
 
 def test_mistakes_are_named(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

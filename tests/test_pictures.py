@@ -1,4 +1,4 @@
-"""Pictures: what the colours say is so, the files open, and TensorBoard gets what the docs promise."""
+"""Curves can be drawn at any time, and TensorBoard gets what the docs promise."""
 
 import io
 from pathlib import Path
@@ -6,85 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runs
-import torch
+import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from agents.imagination import Dream, horizon_errors
 from training import pictures
 from training.run import Run
 from training.tensorboard import tag_of
 from worldmodel.base import Spec
-
-GREEN, RED = ([round(255 * part) for part in colour] for colour in (pictures.OPEN, pictures.CLOSED))
 
 
 def opened(path: Path) -> tuple[str | None, tuple[int, int], int]:
     """Format, size and number of frames of a picture."""
     with Image.open(path) as image:
         return image.format, image.size, getattr(image, "n_frames", 1)
-
-
-def a_dream(channels: int = 3, videos: int = 2, rows: int = 9, size: int = 16, context: int = 5) -> Dream:
-    images = torch.rand(3, videos, rows, channels, size, size, generator=torch.Generator().manual_seed(0))
-    return Dream(images[0], images[1], images[2], torch.zeros(videos, rows), torch.ones(videos, rows), context)
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 64), (3, 100), (1, 200)])
-def test_dream_frames_show_four_columns_and_a_line_per_video(channels: int, size: int) -> None:
-    frames = pictures.dream_frames(a_dream(channels, videos=2, rows=7, size=size))
-    pane = size * max(1, round(pictures.MIN_FRAME / size))
-    wanted = (2 * (pane + pictures.MARGIN) + pictures.MARGIN, 4 * (pane + pictures.MARGIN) + pictures.MARGIN, 3)
-    assert len(frames) == 7
-    assert {(frame.shape, frame.dtype) for frame in frames} == {(wanted, np.dtype(np.uint8))}
-
-
-def test_the_margin_turns_red_when_the_eyes_close() -> None:
-    frames = pictures.dream_frames(a_dream(rows=9, context=5))
-    corners = [frame[0, 0].tolist() for frame in frames]
-    assert corners == [GREEN] * 5 + [RED] * 4
-
-
-def test_without_context_the_margin_stays_green() -> None:
-    frames = pictures.video_frames([a_dream().real])
-    assert all(frame[0, 0].tolist() == GREEN for frame in frames)
-
-
-def test_the_columns_are_real_reconstruction_imagined_and_error() -> None:
-    grey = [torch.full((1, 6, 1, 48, 48), value) for value in (0.2, 0.4, 0.9)]
-    frame = pictures.dream_frames(Dream(*grey, torch.zeros(1, 6), torch.zeros(1, 6), 5))[0]
-    inside, step = pictures.MARGIN + 10, 96 + pictures.MARGIN
-    shown = [frame[inside, inside + column * step, 0] / 255 for column in range(4)]
-    assert np.allclose(shown, [0.2, 0.4, 0.9, 0.7], atol=1 / 255)
-
-
-def test_a_black_picture_is_not_taken_for_the_margin() -> None:
-    frame = pictures.video_frames([torch.zeros(1, 1, 3, 16, 16)])[0]
-    assert (frame[pictures.MARGIN : -pictures.MARGIN, pictures.MARGIN : -pictures.MARGIN] == 0).all()
-
-
-def test_a_gif_has_all_frames_and_runs_for_ever() -> None:
-    content = pictures.gif(pictures.dream_frames(a_dream(rows=9)), milliseconds=80)
-    image = Image.open(io.BytesIO(content))
-    assert (image.format, image.n_frames, image.info["loop"], image.info["duration"]) == ("GIF", 9, 0, 80)
-    image.seek(8)
-    corner = image.convert("RGB").getpixel((0, 0))
-    assert np.abs(np.subtract(corner, RED)).max() < 30  # of 128 colours
-
-
-def test_horizon_errors_by_hand() -> None:
-    """Context 2 of 4 rows, 2 videos: image errors are squares over videos and pixels, reward errors sizes."""
-    real = torch.zeros(2, 4, 1, 1, 2)
-    imagined = real.clone()
-    imagined[:, :2] = 100  # while looking: not counted
-    imagined[0, 2, 0, 0] = torch.tensor([1.0, 2.0])  # (1 + 4 + 0 + 9) / 4
-    imagined[1, 2, 0, 0] = torch.tensor([0.0, -3.0])
-    imagined[1, 3, 0, 0] = torch.tensor([2.0, 2.0])  # (0 + 0 + 4 + 4) / 4
-    reward = torch.tensor([[0.0, 0, 1, 2], [0, 0, 1, 2]])
-    dreamt = torch.tensor([[9.0, 9, 2, 2], [9, 9, -2, 1]])
-    image, rewards = horizon_errors(Dream(real, real, imagined, reward, dreamt, 2))
-    assert image == [3.5, 2.0]
-    assert rewards == [2.0, 0.5]
 
 
 @pytest.mark.parametrize("rows", [[], [{"step": 5, "collect/return": -1.0}], [{"step": 5, "learn/model/loss": 1.0}]])
@@ -104,7 +40,7 @@ SCALARS = [
     "evaluate/planned_return", "evaluate/obtained_return", "evaluate/planned_minus_obtained",
     "dream/image_mse_01", "dream/reward_mae_01", "dream/image_mse_05", "dream/reward_mae_05",
     "seconds/collect", "seconds/learn", "seconds/render", "seconds/wall_clock", "seconds/cpu",
-    "rate/updates_per_second",
+    "rate/updates_per_second", "rate/env_steps_per_second",
     "count/env_steps", "count/agent_steps", "count/episodes", "count/updates",
 ]  # fmt: skip
 
@@ -144,19 +80,48 @@ def test_losses_add_up(events: EventAccumulator) -> None:
     assert np.allclose(parts[0], np.sum(parts[1:], 0), rtol=1e-4)
 
 
-def test_tensorboard_has_dreams_that_move(events: EventAccumulator) -> None:
-    dreams = events.Images("evaluate/dream")
-    assert [event.step for event in dreams] == [24, 48, 60]
-    for event in dreams:
-        image = Image.open(io.BytesIO(event.encoded_image_string))
-        assert (image.format, image.n_frames) == ("GIF", 13)
-        assert image.size == (event.width, event.height)
+def test_tensorboard_has_films(events: EventAccumulator) -> None:
+    for name, frames in (("dream", 13), ("episode", 13)):
+        shown = events.Images(f"evaluate/video/{name}")
+        assert [event.step for event in shown] == [24, 48, 60]
+        for event in shown:
+            image = Image.open(io.BytesIO(event.encoded_image_string))
+            assert (image.format, image.n_frames) == ("PNG", frames)  # type: ignore[attr-defined]
+            assert image.size == (event.width, event.height)
+
+
+def test_tensorboard_opens_on_what_matters(events: EventAccumulator, run: Path) -> None:
+    """Groups in the page's order, by name: it opens the first two. A run is one entry."""
+    tags = [tag for kind in ("scalars", "images", "histograms") for tag in events.Tags()[kind]]
+    assert sorted({tag.partition("/")[0] for tag in tags}) == ["evaluate", "learn", "over_updates", "run"]
+    first = sorted(tag for tag in tags if tag.startswith("evaluate/"))
+    assert first[:4] == [f"evaluate/{name}" for name in
+                         ("obtained_return", "planned_minus_obtained", "planned_return", "return")]  # fmt: skip
+    assert len(first) <= 12  # cards, of the first page
+    assert {path.parent for path in run.rglob("events.out.*")} == {run}
+
+
+def test_tensorboard_has_actions_config_and_hyper_parameters(events: EventAccumulator, run: Path) -> None:
+    for prefix in ("collect", "evaluate"):
+        for number in range(2):
+            for event in events.Histograms(f"run/{prefix}/actions/{number}"):
+                value = event.histogram_value
+                assert -1 <= value.min <= value.max <= 1 and value.num >= 12
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert yaml.safe_load(text) == yaml.safe_load((run / "config.yaml").read_text())
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert found["actor.horizon"].number_value == 3 and found["actor.name"].string_value == "cem"
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    scores = [info.name.tag for info in HParamsPluginData.FromString(content).experiment.metric_infos]
+    assert scores[0] == "evaluate/return" and set(scores) <= set(events.Tags()["scalars"])
 
 
 def test_the_run_has_pictures_to_open(run: Path) -> None:
     assert opened(run / "curve.png") == ("PNG", (840, 480), 1)
-    kind, _, frames = opened(run / "dream.gif")
-    assert (kind, frames) == ("GIF", 13)
+    for name in ("dream.png", "episode.png"):
+        kind, _, frames = opened(run / name)
+        assert (kind, frames) == ("PNG", 13)
 
 
 def test_tensorboard_shows_no_overlap_after_a_crash(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
     assert [value for *_, value in runs.logged(whole, "learn/actor/generation")] == [1, 2, 3, 4]
     assert [row["updates"] for row in history if "evaluate/return" in row] == [11, 13]
     assert {row["step"] for row in history if row["updates"]} == {24}
-    for name in ("curve.png", "losses.png", "generations.png", "dream.gif", "dream-temperature-0.5.gif"):
+    for name in ("curve.png", "losses.png", "generations.png", "dream.png", "dream-temperature-0.5.png"):
         with Image.open(whole / name) as picture:
             assert min(picture.size) > 50, name
     counters = {key: value for key, value in runs.digests(whole).items() if isinstance(value, int)}
@@ -214,7 +214,7 @@ def test_what_is_not_in_turn_stays_bit_for_bit_and_saves_amid_a_stage_change_not
 def test_a_stage_learns_with_its_own_batch_and_a_part_with_its_own_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: None
 ) -> None:
-    seen, learn = [], Agent.learn
+    seen, learn = [], Agent.learn_with_states
 
     def noted(self: Any, batch: Any, parts: tuple[str, ...], play: Any) -> Any:
         metrics = learn(self, batch, parts, play)
@@ -223,7 +223,7 @@ def test_a_stage_learns_with_its_own_batch_and_a_part_with_its_own_optimizer(
         assert rates == {"vision": 3e-4, "memory": 2e-3}
         return metrics
 
-    monkeypatch.setattr(Agent, "learn", noted)
+    monkeypatch.setattr(Agent, "learn_with_states", noted)
     words = ["agent.optimizers.vision.learning_rate=3.0e-4", "agent.optimizers.memory.learning_rate=2.0e-3"]
     assert go(tmp_path, *words, "train.env_steps=30", "train.collect.per_round=1") == 0
     a_round = [("vision", (2, 3))] * 5 + [("memory", (2, 4))] * 4 + [("actor", (2, 3))] * 4
@@ -402,7 +402,7 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
     assert [row["updates"] for row in history if "learn/model/loss" in row] == [2, 3, 4, 6]
     assert [row["updates"] for row in history if "dream/image_mse_01" in row] == [3, 6]
     assert not any(key.startswith(("evaluate/", "collect/")) for row in history for key in row)
-    assert (offline / "losses.png").exists() and (offline / "dream.gif").exists()
+    assert (offline / "losses.png").exists() and (offline / "dream.png").exists()
     assert not (offline / "curve.png").exists() and not (offline / "generations.png").exists()
 
 

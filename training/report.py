@@ -113,7 +113,7 @@ class Reporter:
     def begin(self, config: Mapping[str, Any]) -> None:
         """A run begins, or goes on."""
         counters = self.schedule.counters
-        self.clocks, self.reported_steps = read_clocks(), counters.env_steps
+        self.reported_steps = counters.env_steps
         self.tensorboard.describe(config, counters.env_steps, counters.updates)
 
     def show_dream(self, dream: Dream, temperature: float) -> None:

@@ -32,8 +32,8 @@ def write(trained: TrainedRun, agent: Agent, results: Sequence[EpisodeResult]) -
     dream, _ = evaluation.dreams(agent, [result.episode for result in results], trained.seed)
     contents["dream"] = films.png(films.dream_frames(dream)), ".png"
     for name, (content, suffix) in contents.items():
-        for former in folder.glob(f"{name}.*"):
-            files.remove(former)
+        for other in {".gif", ".png", ".mp4"} - {suffix}:
+            files.remove(folder / f"{name}{other}")  # of an earlier evaluation
         files.write(folder / f"{name}{suffix}", content)
     console.print(f"videos are in {folder}")
 

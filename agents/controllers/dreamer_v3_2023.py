@@ -110,7 +110,12 @@ class DreamerV32023(Actor):
         self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Stateless, ActorInfo]:
         action = choose_action(self.policy(self.model.features(state)), mode, self.config.evaluate_with, generator)
-        return action.clamp(-1, 1), carry, no_plan(len(action), self.spec, action.device)
+        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.expected_return(state))
+        return action.clamp(-1, 1), carry, info
+
+    @property
+    def discount(self) -> float:
+        return 1 - 1 / self.config.discount_horizon
 
     def value(self, features: Tensor) -> Tensor:
         """The discounted return that is expected after states with features (..., F): (...)."""
@@ -136,7 +141,7 @@ class DreamerV32023(Actor):
             )
             value = self.value(path.features)  # (H + 1, N)
             goes_on = torch.cat([~batch.terminal.flatten()[None], path.continues[1:] > 0.5]).float()
-            discount = (1 - 1 / config.discount_horizon) * goes_on
+            discount = self.discount * goes_on
             returns = lambda_return(path.reward, discount, value, config.return_lambda)  # (H, N)
         weight = survival(torch.cat([goes_on[:1], discount[1:]]))[:-1]
         scale = self.return_scale.update(returns)
