@@ -77,7 +77,7 @@ def strip(video: Path, frames: tuple[int, ...] = (3, 8, 20, 45)) -> Image.Image:
     sheet = Image.new("RGB", (width, height * len(pictures)))
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (0, number * height))
-    return sheet.quantize(128)
+    return sheet
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def main() -> None:
         result = record(folder)
         target = ROOT / "benchmarks" / "results" / f"{folder.name}.json"
         target.write_text(json.dumps(result, indent=1) + "\n")
-        for picture in folder.glob("*.png"):
+        for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):  # films of earlier versions are GIFs
             copy = target.with_name(f"{folder.name}-{picture.name}")
             if picture.stat().st_size < LARGEST:
                 shutil.copy(picture, copy)
             else:
-                strip(picture).save(copy)
+                strip(picture).save(copy.with_suffix(".png"))
         score = result.get("evaluation", {}).get("return")
         print(f"{target.relative_to(ROOT)}: {result['wall_clock_seconds']:.0f} s of training, evaluation {score}")
 

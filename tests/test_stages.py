@@ -14,6 +14,7 @@ import tiny
 import torch
 import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
 import train
@@ -401,6 +402,11 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
     history = run.metrics.history()
     assert [row["updates"] for row in history if "learn/model/loss" in row] == [2, 3, 4, 6]
     assert [row["updates"] for row in history if "dream/image_mse_01" in row] == [3, 6]
+    events = EventAccumulator(str(offline), size_guidance={"images": 0}).Reload()  # without env steps, over updates
+    assert [event.step for event in events.Scalars("learn/model/loss")] == [2, 3, 4, 6]
+    assert [event.step for event in events.Scalars("learn/dream/image_mse_01")] == [3, 6]
+    assert [event.step for event in events.Images("evaluate/video/dream")] == [3, 6]
+    assert not any(tag.startswith("over_updates/") for tag in events.Tags()["scalars"])
     assert not any(key.startswith(("evaluate/", "collect/")) for row in history for key in row)
     assert (offline / "losses.png").exists() and (offline / "dream.png").exists()
     assert not (offline / "curve.png").exists() and not (offline / "generations.png").exists()
