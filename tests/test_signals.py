@@ -24,7 +24,7 @@ def slowed(function, what, seconds):
     def slow(*args, **kwargs):
         print(what, flush=True); time.sleep(seconds); return function(*args, **kwargs)
     return slow
-Agent.learn = slowed(Agent.learn, 'phase: learn', 0.02)
+Agent.learn_with_states = slowed(Agent.learn_with_states, 'phase: learn', 0.02)
 Agent.act = slowed(Agent.act, 'phase: act', 0.02)
 evaluation.evaluate = slowed(evaluation.evaluate, 'phase: evaluate', 0.1)
 """

@@ -344,10 +344,10 @@ def test_stopped_again_and_again_while_it_plays(tmp_path: Path, lived: tuple[Pat
 # Learning is made slow and announces itself, so that the process is killed in the stage that is wanted.
 SLOW = """
 import time; from agents.agent import Agent
-learn = Agent.learn
+learn = Agent.learn_with_states
 def slow(self, batch, parts, *words):
     print('phase:', *parts, flush=True); time.sleep(0.05); return learn(self, batch, parts, *words)
-Agent.learn = slow
+Agent.learn_with_states = slow
 """
 
 
