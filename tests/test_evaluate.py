@@ -21,7 +21,7 @@ from training.trained import TrainedRun
 
 FIELDS = {
     "return", "ci95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",
-    "planned_return", "obtained_return", "env_steps", "device", "precision", "commit",
+    "planned_return", "obtained_return", "value", "value_obtained", "env_steps", "device", "precision", "commit",
 }  # fmt: skip
 
 ACTORS = ", ".join([*tiny.names("actor"), *tiny.names("explorer")])

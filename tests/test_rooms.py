@@ -43,6 +43,7 @@ MAY = {
     "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
 MAY["training/command_line.py"] = MAY["training"] | HYDRA
+MAY["training/films.py"] = MAY["training"] | {"cv2"}  # which writes MP4
 # Recordings are resized as envs/ does it; h5py, and Minari with Gymnasium's spaces, only where such files are read.
 MAY["worldmodel/replay/images.py"] = MAY["worldmodel"] | {"cv2"}
 MAY["worldmodel/replay/hdf5.py"] = MAY["worldmodel"] | {"h5py"}
