@@ -238,6 +238,7 @@ NOT_A_RUNS = {
     "training/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # a folder to sync; one just made
     "training/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
     "training/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # of ours, and of plugins
+    "training/films.py": {"path.read_bytes"},  # in a temporary folder of its own
     "training/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
     "training/pictures.py": {"sheet.savefig"},  # into memory
     "training/progress.py": {"os.open"},  # /dev/null
