@@ -11,7 +11,7 @@ import torch
 from test_contract_actors import MODELS, make
 from worlds_to_play import Picture
 
-from agents.base import random_actions
+from agents.base import executable, random_actions
 from envs.suites.catch import Catch
 from training import components
 from viewer import messages, opening
@@ -69,15 +69,19 @@ def test_every_actor_and_every_model_can_be_watched_and_led_in_both_places(name:
             assert int.from_bytes(message[:4], "big") < len(message)
 
 
-def test_a_plan_is_drawn_where_it_leads_and_a_candidate_with_its_own_return() -> None:
-    played = session("cem on rssm")
-    _, info = played.decide()
+@both
+def test_a_plan_is_drawn_where_it_leads_and_candidates_with_their_own_returns(spec: Spec, monkeypatch: Any) -> None:
+    played, taken = session("cem on rssm", spec), []
+    info: Any = played.decide()[1]
+    imagine = played.agent.model.imagine
+    monkeypatch.setattr(played.agent.model, "imagine", lambda state, *how: taken.append(how[0]) or imagine(state, *how))
     futures = played.futures()
-    best, worst = info.candidates.returns.max(), info.candidates.returns.min()  # type: ignore[union-attr]
-    assert futures.ranks[0] == 1 and futures.ranks[-1] == futures.considered == info.candidates.returns.shape[1]  # type: ignore[union-attr]
-    assert futures.returns[[0, 1, -1]].tolist() == pytest.approx(
-        [float(info.predicted_return), float(best), float(worst)]
-    )
+    order, returns = info.candidates.returns[0].argsort(descending=True), info.candidates.returns[0]
+    assert (futures.considered, futures.ranks[0], futures.ranks[-1]) == (len(order), 1, len(order))
+    rows = [int(order[rank - 1]) for rank in futures.ranks]
+    wanted = torch.cat([executable(spec, info.plan), info.candidates.actions[0, rows]])  # (R, H, A)
+    assert torch.equal(torch.stack(taken, 1), wanted)
+    assert futures.returns.tolist() == pytest.approx([float(info.predicted_return), *returns[rows].tolist()])
 
 
 @pytest.mark.parametrize("name", ["cem on rssm", "mppi on mdnrnn", "dreamer_v3 on dreamer_v3"])

@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import runs
 import tiny
+from aiohttp import web
 from test_contract_actors import make
 from worlds_to_play import Picture, page
 
@@ -23,6 +24,7 @@ import export
 import play
 from training.components import ROOT
 from viewer.opening import Opened, open_run
+from viewer.server import Server, Visitor
 from viewer.session import Session
 
 FACTS = dict(
@@ -152,6 +154,23 @@ def test_the_first_acts_the_second_watches_and_nothing_ends_when_a_page_is_close
             await hear(later, of("state", control="agent"))
 
     with_client(talk)
+
+
+def test_with_nobody_there_it_stands_still() -> None:
+    async def talk() -> None:
+        server = Server()
+        player = server.player
+        await player.open(opened)
+        player.jobs.clear()
+        try:
+            for there in (True, False):
+                server.visitors = [Visitor(web.WebSocketResponse())] * there
+                server.greet()
+                assert player.is_due() is there
+        finally:
+            await player.close()
+
+    asyncio.run(talk())
 
 
 def test_every_switch_is_told_and_what_is_wrong_changes_nothing(port: int) -> None:

@@ -33,7 +33,7 @@ function sheet(canvas, height) {
 // how much worse it is.
 export function fan(canvas, message, bitmap, size) {
   const rows = message.returns.length, columns = message.steps.length, [, high, wide] = size, gap = 4;
-  const left = 74, cell = Math.min((canvas.clientWidth - left) / columns, 120);
+  const left = 74, cell = Math.min((canvas.clientWidth - left) / columns, 76 * Math.max(1, wide / high));
   const small = Math.min(cell, Math.max(26, 0.66 * cell), 48 * Math.max(1, wide / high));
   const tall = (width) => (width - gap) * high / wide + gap;
   const [context, whole] = sheet(canvas, Math.round(16 + tall(cell) + 8 + (rows - 1) * tall(small)));
