@@ -196,3 +196,18 @@ def test_it_learns_a_constant_world_in_its_own_units(name: str) -> None:
     assert abs(model.decode(state).mean().item() - 0.25) < 0.03
     assert abs(model.reward(state).mean().item() + 0.7) < 0.1
     assert model.continues(state).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["dreamer_v2_tiny", "dreamer_v3_tiny"])
+def test_whose_sequences_begin_as_episodes_do(name: str) -> None:
+    """DreamerV2 forgets the action that led to a sequence's first row; V3, whose replay stores states, does not."""
+    model, data = make(name, tiny.SPEC), tiny.batch(B, T, tiny.SPEC)
+    first = data.first.clone()
+    first[:, 0] = False
+    loss = []
+    for action in (0.3, 0.7):
+        led = data.action.clone()
+        led[:, 0] = action
+        torch.manual_seed(0)
+        loss.append(model.loss(data._replace(action=led, first=first))[0].item())
+    assert (loss[0] == loss[1]) == (name == "dreamer_v2_tiny")

@@ -78,6 +78,13 @@ class Batch(NamedTuple):
         return moved
 
 
+def force_first(first: Tensor) -> Tensor:
+    """Firsts (B, T) that are true in every sequence's first row, too (DreamerV2, V3 of 2023): a sequence that is drawn
+    from the middle of an episode begins as an episode does, without the action that led there.
+    """
+    return torch.cat([torch.ones_like(first[:, :1]), first[:, 1:]], 1)
+
+
 # Extras of replay context: which sequences (B,) have a stored state of the row before their first, and its leaves.
 CONTEXT_KNOWN, CONTEXT_STATE = "context/known", "context/{:03d}"
 

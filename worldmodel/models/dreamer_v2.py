@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
+from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, force_first, merge_time, tree_stack
 from worldmodel.networks import categorical, gaussian
 from worldmodel.networks.convolutional import Depths, Kernels, image_too_small
 from worldmodel.networks.dense import dense, glorot
@@ -170,8 +170,9 @@ class DreamerV2(WorldModel):
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
         state = self.initial(len(embed))
         steps, beliefs = [], []
+        first = force_first(batch.first)
         for t in range(length):
-            state, belief = self.obs_step(state, batch.action[:, t], embed[:, t], batch.first[:, t])
+            state, belief = self.obs_step(state, batch.action[:, t], embed[:, t], first[:, t])
             steps.append(state)
             beliefs.append(belief)
         states = tree_stack(steps)  # (B, T, ...)

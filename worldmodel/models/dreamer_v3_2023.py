@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack, tree_where
+from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, force_first, merge_time, tree_stack, tree_where
 from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3_2023 import Decoder, Encoder, image_does_not_fit
@@ -180,10 +180,11 @@ class DreamerV32023(WorldModel):
     def scan(self, batch: Batch, image: Tensor) -> tuple[State, Tensor]:
         """The states (B, T, ...) of sequences that are observed from their first row to their last, and log q."""
         embed = self.embed(image).unflatten(0, batch.reward.shape)  # (B, T, hidden)
-        entered = self.enter(torch.where(batch.first[..., None], 0.0, batch.action))  # (B, T, hidden)
+        first = force_first(batch.first)
+        entered = self.enter(torch.where(first[..., None], 0.0, batch.action))  # (B, T, hidden)
         state = initial = self.initial(len(embed))
         steps = []
-        for now in zip(entered.unbind(1), embed.unbind(1), batch.first.unbind(1), strict=True):
+        for now in zip(entered.unbind(1), embed.unbind(1), first.unbind(1), strict=True):
             state, log_q = self.obs_step(state, *now, initial)
             steps.append((state, log_q))
         states: tuple[State, Tensor] = tree_stack(steps)
