@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -104,21 +105,31 @@ def other(name: str, place: str, batch: Batch, ours: Agent, precision: str, repe
     return statistics.median(times)
 
 
+class Names(dict[str, Any]):
+    """A mapping whose keys are attributes, too, as its configs are."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, plain: Any) -> Any:
+        return cls({key: cls.of(value) for key, value in plain.items()}) if isinstance(plain, dict) else plain
+
+
 def their_update(name: str, place: str, batch: Batch, device: torch.device, precision: str) -> Any:
     """A call that does what its Dreamer.update does with a batch: gradients, clipping, optimiser, slow critic."""
     sys.path.insert(0, place)
     import gymnasium
     from dreamer import Dreamer  # type: ignore[import-not-found]
-    from omegaconf import OmegaConf
     from tensordict import TensorDict  # type: ignore[import-not-found]
 
-    OmegaConf.register_new_resolver("unused", lambda: None, replace=True)
-    base = OmegaConf.load(Path(place) / "configs" / "model" / "_base_.yaml")
-    size = dict(THEIRS[name], act="SiLU", norm=True)
-    env = {part: {"mlp_keys": "$^", "cnn_keys": "image"} for part in ("encoder", "decoder")}
-    whole = OmegaConf.create({"device": str(device), "env": env, "model": OmegaConf.merge(base, size)})
-    OmegaConf.resolve(whole)
-    config = whole.model
+    values = {"device": device, "env.encoder.mlp_keys": "$^", "env.encoder.cnn_keys": "image", "model.act": "SiLU",
+              "env.decoder.mlp_keys": "$^", "env.decoder.cnn_keys": "image", "model.norm": "true"}  # fmt: skip
+    values |= {f"model.{key}": value for key, value in THEIRS[name].items()}
+    text = (Path(place) / "configs" / "model" / "_base_.yaml").read_text("utf8")
+    for key, value in values.items():
+        text = text.replace(f"${{{key}}}", str(value))
+    config = Names.of(yaml.safe_load(text) | dict(act="SiLU", norm=True) | THEIRS[name])
     config.rep_loss, config.compile = "dreamer", device.type == "cuda"
     channels, *shape = SPEC.image_shape
     space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (*shape, channels), np.uint8)})

@@ -62,7 +62,9 @@ PLANET = {
 
 
 def test_every_file_belongs_to_a_group_that_is_tested() -> None:
-    known = {CONFIGS / "train.yaml"} | {CONFIGS / group / f"{name}.yaml" for group in NAMES for name in NAMES[group]}
+    known = {CONFIGS / "train.yaml", CONFIGS / "sizes.yaml"} | {
+        CONFIGS / group / f"{name}.yaml" for group in NAMES for name in NAMES[group]
+    }
     assert set(CONFIGS.rglob("*.yaml")) == known
     assert all(isinstance(yaml.safe_load(path.read_text("utf8")), dict) for path in known)
 

@@ -13,6 +13,7 @@ from training.idle_keys import idle_keys
 from training.plain import shown
 from training.run import Run, RunError, differences
 from training.run_name import LONGEST_NAME, made_from, runs_beside
+from training.size import with_size
 from worldmodel.base import ConfigError
 
 MAY_CHANGE = (  # when a run is resumed
@@ -36,13 +37,14 @@ Compose = Callable[[Sequence[str]], tuple[Plain, Mapping[str, str], Sequence[str
 
 def resolve(overrides: Sequence[str], compose: Compose) -> Config:
     """The config of a run. Errors: ConfigError, RunError."""
+    typed, overrides = overrides, with_size(overrides, compose)
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     if "data" in keys and "exp" not in keys:
         overrides = [*overrides, "exp=offline"]
     plain, choices, given = compose(overrides)
     if "env.wrappers" in keys:  # who types a wrapper's name trusts its package
         plain["plugins"] = with_wrappers(plain["plugins"], plain["env"])
-    plain["run"] = run_name(plain["run"], choices["exp"], overrides)
+    plain["run"] = run_name(plain["run"], choices["exp"], typed)
     folder = Path(str(plain["runs"])) / plain["run"]
     stored = Run.read(folder) if Run.exists(folder) else None
     refuse_other_than_asked(plain, folder, stored)
