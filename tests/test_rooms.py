@@ -246,6 +246,7 @@ NOT_A_RUNS = {
     "training/rotation.py": {"(self.replay / name).unlink"},  # of a name that we write, in a folder that is checked
     "training/run.py": {"folder.mkdir"},  # the run's folder itself
     "training/run_name.py": {"folder.parent.glob"},
+    "training/size.py": {"(CONFIGS / 'sizes.yaml').read_text"},
     "training/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},  # regular files only
     "training/trained.py": {"folder.mkdir"},  # beside an agent's file
     "worldmodel/replay/episodes.py": {"zipfile.ZipFile"},  # of a file that is open
