@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.base import Actor, ActorInfo, Carry, Mode, Play, no_plan
-from agents.device import DTYPES, choose_device, choose_precision, default_generator, keep_freed_memory
+from agents.device import DTYPES, choose_device, choose_precision, default_generator, keep_freed_memory, mind_fork
 from agents.graphs import Graphed, compile_steps, cuda_graph
 from agents.imagination import observe_sequence
 from agents.loaded import check_random_state, check_tensors
@@ -52,6 +52,7 @@ class Agent:
             keep_freed_memory()
         if isinstance(config.threads, int):
             torch.set_num_threads(config.threads)
+        mind_fork()
         self.model, self.actor = model.to(self.device), actor.to(self.device)
         self.generator = default_generator(self.device)
         self.owners = {part: "model" for part in model.parts()} | {part: "actor" for part in actor.parts()}
@@ -100,6 +101,7 @@ class Agent:
         is the caller's to change.
         """
         self.check_image(image)
+        mind_fork()
         if image.ndim == 3:
             rows, memory = self.act(memory, image[None], None if first is None else np.reshape(first, 1), mode)
             return (rows[0].argmax() if self.spec.discrete else rows[0]), memory
@@ -144,6 +146,7 @@ class Agent:
         self, batch: Batch, parts: Sequence[str], play: Play | None = None
     ) -> tuple[dict[str, Tensor], State]:
         """learn(), and the states (B, T, ...) that the model's loss has computed; (), if replay keeps none."""
+        mind_fork()
         metrics: dict[str, Tensor] = {}
         states: State = ()
         by_gradient = tuple(part for part in parts if part != "actor" or self.actor.has_loss)

@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import os
 import sys
 from typing import Any
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+PROCESS = os.getpid()  # that imported this
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,6 +28,19 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     flags: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.12 or newer
     return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
+
+
+def is_forked() -> bool:
+    """Whether this process is a fork of the one that imported this. Threads do not survive a fork: torch would wait for
+    its own for ever, if it had computed with several before.
+    """
+    return os.getpid() != PROCESS
+
+
+def mind_fork() -> None:
+    """A forked process computes with one thread. What its parent computed on a GPU it cannot use at all."""
+    if is_forked() and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -79,7 +79,7 @@ def test_keys_that_would_do_nothing_are_refused_all_at_once() -> None:
     assert refused("exp=smoke", "data_size=[32,32]") == [
         "data_layout, data_size, data_gray: there are no recordings: name some, data=..."
     ]
-    assert refused("data=F", "data_size=[2,32]") == ["data_size: each side must be in 4..1024 pixels, not [2, 32]"]
+    assert refused("data=F", "data_size=[2,32]") == ["data_size.0: input should be greater than or equal to 4, not 2"]
 
 
 def test_images_that_do_not_fit_say_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from agents.agent import Agent
 from agents.base import Actor
+from agents.device import mind_fork
 from agents.reward_and_value import RewardAndValue
 from training import config
 from training.agent_file import PARTS, StoredAgent, open_trained
@@ -19,6 +20,7 @@ from worldmodel.base import ConfigError, Spec, WorldModel
 
 def build_agent(checked: Config, spec: Spec) -> Agent:
     """An untrained agent."""
+    mind_fork()
     plugins = checked.root.plugins
     model: WorldModel = find("model", checked.model.name, plugins).build(checked.model, spec)
     actor = build_actor(checked.actor, checked.objective, model, spec, plugins)

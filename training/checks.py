@@ -39,7 +39,7 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
     if not has_data and train.env_steps + train.prefill == 0:
         lines.append(
             "train.prefill: there is nothing to learn from: collect episodes, or name some by data=..., or a trained "
-            "run by model_from=..."
+            "run by model_from=... (of another environment with keep_episodes=true)"
         )
     lines += idle_optimizers(config, agent)
     if lines:

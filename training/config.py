@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -23,6 +23,9 @@ from worldmodel.replay.layouts import LAYOUTS
 SECTIONS: dict[str, type[BaseModel]] = {"train": schedule.Config, "replay": ReplayConfig, "agent": agent.Config}
 
 
+Side = Annotated[int, Field(ge=4, le=1024)]  # pixels
+
+
 class RootConfig(StrictConfig):
     """The keys that are in no section."""
 
@@ -35,9 +38,10 @@ class RootConfig(StrictConfig):
     skip_damaged: bool = Field(strict=True)
     data: str | None = Field(min_length=1, max_length=4096)  # a folder of recorded episodes to learn from
     data_layout: str | None  # which row their actions belong to: a name in worldmodel/replay/layouts.py; None: by marks
-    data_size: tuple[int, int] | None  # (Y, X) that their images are resized to; None: as recorded
+    data_size: tuple[Side, Side] | None  # (Y, X) that their images are resized to; None: as recorded
     data_gray: bool  # one channel instead of three
     model_from: str | None = Field(min_length=1, max_length=4096)  # a run whose trained model and episodes are taken
+    keep_episodes: bool = Field(strict=True)  # of model_from, also if they are of another environment
     plugins: list[str] = Field(max_length=100)  # the user's own packages that components may come from
 
     @field_validator("run", "data", "model_from", mode="before")
@@ -53,17 +57,12 @@ class RootConfig(StrictConfig):
             raise ValueError(f"choose one of {', '.join(LAYOUTS)}{nearest(value, list(LAYOUTS))}")
         return value
 
-    @field_validator("data_size")
-    @classmethod
-    def sensible(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        if size and not all(4 <= side <= 1024 for side in size):
-            raise ValueError("each side must be in 4..1024 pixels")
-        return size
-
     @model_validator(mode="after")
     def agree(self) -> "RootConfig":
         if self.data is None and (self.data_layout or self.data_size or self.data_gray):
             raise ValueError("data_layout, data_size, data_gray: there are no recordings: name some, data=...")
+        if self.keep_episodes and (self.model_from is None or self.data is not None):
+            raise ValueError("keep_episodes is for the episodes of model_from=... without data=...: leave it out")
         return self
 
 

@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from training.config import Config, RootConfig
+from training.config import Config, RootConfig, check_section
+from training.plain import shown
 from training.progress import console
-from training.run import Run, RunError
+from training.run import Run, RunError, differences
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import evidence, recorded
 from worldmodel.replay.episodes import Episode
+
+# Keys of an environment that say how it is run, and not what is to be done in it.
+NOT_THE_TASK = ("num_envs", "vectorization_mode", "timeout", "time_limit")
 
 
 class InitialData(NamedTuple):
@@ -22,26 +26,14 @@ class InitialData(NamedTuple):
     model: dict[str, Tensor] | None
 
 
-def load(root: RootConfig) -> InitialData | None:
-    """The episodes of a folder, or of a run whose model is taken too; both: that model and those episodes. Errors:
+def load(config: Config) -> InitialData | None:
+    """The episodes of a folder, or of a run whose model is taken too; both: that model and those episodes. A run that
+    was trained in another environment gives its model alone: one replay would hold the rewards of two tasks. Errors:
     RunError, RecordedError.
     """
-    found = None
+    root, found = config.root, None
     if root.data is not None:
-        options = recorded.Options(root.data_layout, root.data_size, root.data_gray)
-        try:
-            episodes = recorded.read(Path(root.data), options)
-        except recorded.RecordedError as error:
-            raise recorded.RecordedError(f"data: {error}") from error
-        for line in episodes.found:  # how they are read, and why
-            console.print(line, markup=False)
-        told = evidence.gather(episodes)
-        if told is not None and told.verdict == "follows":
-            said = (
-                f"the pictures speak against that: {told}. Look at them: python -m worldmodel.replay.check {root.data}"
-            )
-            console.print(said, markup=False)
-        found = InitialData(episodes.spec, episodes.lengths, episodes, None)
+        found = recordings(Path(root.data), root)
     if root.model_from is not None:
         run = Run.read(Path(root.model_from))
         run.require_plugins(root.plugins)
@@ -49,10 +41,47 @@ def load(root: RootConfig) -> InitialData | None:
         if found and found.spec != run.spec:
             raise RunError(f"{root.data} holds {found.spec}, but {root.model_from} was trained on {run.spec}"
                            f"{resizing(found.spec, run.spec)}")  # fmt: skip
+        other = [] if found else other_task(run, config)
+        if other and not root.keep_episodes:
+            console.print(
+                f"{root.model_from} was trained in another environment ({'; '.join(other[:3])}): its model is taken, "
+                f"its {len(trained.chunks)} episodes are left out; keep_episodes=true takes them, too", markup=False,
+            )  # fmt: skip
+            found = InitialData(run.spec, [], [], None)
         lengths = [chunk.rows for chunk in trained.chunks]
         found = found or InitialData(run.spec, lengths, run.episodes(trained), None)
         found = found._replace(model=trained.tensors("model"))
     return found
+
+
+def other_task(run: Run, config: Config) -> list[str]:
+    """In what the environment differs from that in which a run was trained; nothing, if there is none now."""
+    if config.env is None:
+        return []
+    if run.config.get("env") is None:
+        return ["its episodes were recorded, and their environment is not known"]
+    before = check_section("env", run.config, config.root.plugins).model_dump()
+    return [
+        f"env.{path}: {shown(old)} there, {shown(new)} here"
+        for path, old, new in differences(before, config.env.model_dump())
+        if path not in NOT_THE_TASK
+    ]
+
+
+def recordings(folder: Path, root: RootConfig) -> InitialData:
+    """The episodes of a folder. Errors: RecordedError."""
+    options = recorded.Options(root.data_layout, root.data_size, root.data_gray)
+    try:
+        episodes = recorded.read(folder, options)
+    except recorded.RecordedError as error:
+        raise recorded.RecordedError(f"data: {error}") from error
+    for line in episodes.found:  # how they are read, and why
+        console.print(line, markup=False)
+    told = evidence.gather(episodes)
+    if told is not None and told.verdict == "follows":
+        said = f"the pictures speak against that: {told}. Look at them: python -m worldmodel.replay.check {folder}"
+        console.print(said, markup=False)
+    return InitialData(episodes.spec, episodes.lengths, episodes, None)
 
 
 def resizing(have: Spec, wanted: Spec) -> str:

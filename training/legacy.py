@@ -43,7 +43,13 @@ ADDED: dict[str, dict[str, Any]] = {
     "train": {"ratio": None, "max_failures": 10},
     "env": {"fit": "stretch", "wrappers": []},
 }
-ADDED_TO_ROOT: dict[str, Any] = {"resume": None, "data_layout": None, "data_size": None, "data_gray": False}
+ADDED_TO_ROOT: dict[str, Any] = {
+    "resume": None,
+    "keep_episodes": False,
+    "data_layout": None,
+    "data_size": None,
+    "data_gray": False,
+}
 ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("env", "dmc"): {"supersample": 1},
     ("model", "rssm"): {"normalise": False},

@@ -37,7 +37,7 @@ UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
 def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
     """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
     console.print(f"{config.folder} is a new run: {config.recipe}")
-    initial = initial_data.load(config.root)
+    initial = initial_data.load(config)
     vector = open_envs(config)
     run = None
     try:
@@ -45,7 +45,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         if initial and initial.model is None:
             check_images(config, spec)
         agent, explorer = build_agents(config, spec)
-        check_learning(config, agent, has_data=initial is not None)
+        check_learning(config, agent, has_data=bool(initial and initial.lengths))
         if initial and initial.model is not None:
             take_model(agent, initial.model, config)
         lengths = initial.lengths if initial else []
@@ -87,7 +87,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         if not load_checkpoint(trainer, config.root.skip_damaged):
             run.metrics.rewind(0, {}, -1)
             console.print("no checkpoint yet: starting from the beginning")
-            initial = initial_data.load(config.root)
+            initial = initial_data.load(config)
             if initial and initial.model is not None:
                 take_model(agent, initial.model, config)
             if initial:

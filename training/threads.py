@@ -8,6 +8,8 @@ from typing import Literal
 import psutil
 import torch
 
+from agents.device import is_forked
+
 SMALL = 100_000  # parameters; below, several threads take longer to meet than to compute
 BUSY = 0.25  # share of the machine's cores that others use
 LOOK = 0.2  # seconds for which the machine is watched
@@ -16,7 +18,10 @@ LOOK = 0.2  # seconds for which the machine is watched
 def use_threads(wanted: int | Literal["auto"] | None, parameters: int, recorded: int | None = None) -> int:
     """Set torch's threads and return their number. auto: one if the model is small or the machine is busy now, else
     one for each core. recorded: what a run began with; it goes on so, since sums are rounded otherwise.
+    In a forked process it is always one.
     """
+    if is_forked():
+        wanted = 1
     if wanted == "auto":
         wanted = recorded or (1 if parameters < SMALL or busy() else cores())
     if wanted is not None:
