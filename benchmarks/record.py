@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.speed import processor  # noqa: E402
 from training.run import Run  # noqa: E402
 
 CURVES = re.compile(
-    r"step$|updates$|collect/return|evaluate/(return|ci95)|learn/(vision|memory)/loss_|learn/actor/(popul|mean_solution)"
+    r"step$|updates$|(cpu_)?hours$|collect/return|evaluate/(return|ci95)|learn/(vision|memory)/loss_|learn/actor/(popul|mean_solution)"
 )
 LARGEST = 2_000_000  # bytes of a video that is kept as it is
 LEFT = ("evaluation", "comparison", "temperatures", "dot_dream")
@@ -42,7 +43,8 @@ def record(folder: Path) -> dict[str, Any]:
     seconds = sum(max(events) - min(events) for events in times)  # one file for each process
     pieces, counters = folder / "trained.txt", run.newest().state["counters"]
     trained = [line.split(" ", 1) for line in pieces.read_text("utf8").splitlines()] if pieces.exists() else []
-    rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in run.metrics.history()]
+    logged, cpu_seconds = timed(run.metrics.history())
+    rows = [{key: value for key, value in row.items() if CURVES.match(key)} for row in logged]
     left = {name: folder / f"{name}.json" for name in LEFT}
     return {
         "command": re.sub(r" \+*runs=\S+", "", run.info["command"]),  # where the runs lie says nothing
@@ -54,10 +56,25 @@ def record(folder: Path) -> dict[str, Any]:
         "counters": {name: counters[name] for name in ("env_steps", "episodes", "updates")},
         "wall_clock_seconds": max(map(max, times)) - min(map(min, times)),
         "training_seconds": sum(float(lasted) for lasted, _ in trained) or seconds,
+        "cpu_seconds": cpu_seconds,  # of the processor, up to the last report; null: not logged
         "event_files": len(files),  # more than one: it was resumed, and wall clock counts the pauses
         "curve": [row for row in rows if len(row) > 2],
         **{name: json.loads(path.read_text()) for name, path in left.items() if path.exists()},
     }
+
+
+def timed(rows: Iterable[dict[str, float]]) -> tuple[list[dict[str, float]], float | None]:
+    """Evaluations with the hours until there, of wall clock without pauses and of the processor; and all of the
+    processor's seconds. Runs of earlier versions did not log them.
+    """
+    wall_clock, cpu, known, found = 0.0, 0.0, False, []
+    for row in rows:
+        known = known or "seconds/cpu" in row
+        wall_clock += row.get("seconds/wall_clock", 0.0)
+        cpu += row.get("seconds/cpu", 0.0)
+        hours = {"hours": wall_clock / 3600, "cpu_hours": cpu / 3600}
+        found.append(row | (hours if known and "evaluate/return" in row else {}))
+    return found, cpu if known else None
 
 
 def hardware(device: str = "cuda") -> str:

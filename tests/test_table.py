@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import table
+from benchmarks import curves, record, scores, table
 from training.components import ROOT
 
 README = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
@@ -21,6 +22,7 @@ def recorded(
         "command": f"train.py exp=planet env=dmc ++env.task={task} ++seed={seed} ++run=mine",
         "seed": seed,
         "env": {"name": "dmc", "task": task},
+        "device": "cuda",
         "actor": "cem",
         "counters": {"env_steps": steps, "episodes": steps // 1000, "updates": 4500},
         "curve": [
@@ -56,37 +58,64 @@ def write(folder: Path, name: str, content: Any) -> Path:
 
 
 def cells(folder: Path, task: str = "walker_walk") -> list[str]:
-    """A task's row."""
-    lines = table.table(table.read(folder)).splitlines()
-    return next([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {task} "))
+    """A task's first row."""
+    return rows(folder, task)[0]
+
+
+def rows(folder: Path, task: str = "walker_walk") -> list[list[str]]:
+    lines = table.table(scores.read(folder)).splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith(f"| {task} ")]
 
 
 def test_a_task_without_a_run_says_so(results: Path) -> None:
-    for task, published in table.PUBLISHED.items():
-        assert cells(results, task) == [task, "no run yet", "", "", "", "", str(published)]
-    assert "have not been trained here yet" in table.table([])
+    for task, published in scores.PUBLISHED.items():
+        assert cells(results, task) == [task, "", "no run yet", "", "", "", "", str(published), ""]
+    assert "no run was recorded yet" in table.table([])
 
 
 def test_published_scores() -> None:
-    """PlaNet's Table 1."""
-    assert list(table.PUBLISHED.items()) == [
+    """PlaNet's Table 1; and all others for all tasks, at the same env steps."""
+    assert list(scores.PUBLISHED.items()) == [
         ("cartpole_swingup", 821), ("reacher_easy", 832), ("cheetah_run", 662),
         ("finger_spin", 700), ("cup_catch", 930), ("walker_walk", 951),
     ]  # fmt: skip
+    assert [other["agent"] for other in scores.OTHERS] == ["DreamerV3", "DrQ-v2", "CURL"]
+    for other in scores.OTHERS:
+        assert list(other["scores"]) == ["100000", "250000", "500000", "1000000"] and other["source"]
+        for there in other["scores"].values():
+            assert list(there) == list(scores.PUBLISHED) and all(0 < score < 1000 for score in there.values())
 
 
 def test_one_seed(results: Path) -> None:
     write(results, "one", recorded())
     assert cells(results) == [
         "walker_walk",
+        "planet",
         "**300** (one seed: no interval)",
         "1",
         "50 of 1,000 episodes, 50,000 env steps",
         "30 min",
         "NVIDIA H100 80GB HBM3",
         "951",
+        "at 100,000: DreamerV3 602, DrQ-v2 170, CURL 516",
     ]
-    assert "have not been" not in table.table(table.read(results))
+    assert "no run was recorded" not in table.table(scores.read(results))
+
+
+def test_a_recipe_has_a_row_of_its_own_and_processor_time_where_it_was_logged(results: Path) -> None:
+    write(results, "planet", recorded())
+    command = "train.py exp=planet_small env.task=walker_walk seed=0 agent.threads=1"
+    small = recorded(command=command, device="cpu", steps=400_000, score=700, cpu_seconds=5400.0)
+    write(results, "small", small)
+    first, second = rows(results)
+    assert first[1:3] == ["planet_small", "**700** (one seed: no interval)"] and second[1] == "planet"
+    assert first[5] == "30 min, 1 h 30 min of processor time" and second[5] == "30 min"
+    assert first[-1] == "at 500,000: DreamerV3 941, DrQ-v2 695, CURL 751"
+
+
+def test_others_stand_at_the_nearest_env_steps() -> None:
+    for steps, told in ((1, 100_000), (150_000, 100_000), (170_000, 250_000), (600_000, 500_000), (9e9, 1_000_000)):
+        assert table.others("cup_catch", steps).startswith(f"at {told:,}: DreamerV3")
 
 
 def test_three_seeds_by_hand(results: Path) -> None:
@@ -94,8 +123,8 @@ def test_three_seeds_by_hand(results: Path) -> None:
     write(results, "a", recorded(0, score=300))
     write(results, "b", recorded(1, score=360, steps=70_000, hardware=["NVIDIA H200", "NVIDIA H100 80GB HBM3"]))
     write(results, "c", recorded(2, score=330, training_seconds=9000.0))
-    assert table.interval([300, 360, 330]) == pytest.approx(74.52, abs=0.01)
-    assert cells(results)[1:6] == [
+    assert scores.interval([300, 360, 330]) == pytest.approx(74.52, abs=0.01)
+    assert cells(results)[2:7] == [
         "**330** +- 75",
         "3",
         "50 to 70 of 1,000 episodes, 50,000 to 70,000 env steps",
@@ -106,13 +135,13 @@ def test_three_seeds_by_hand(results: Path) -> None:
 
 def test_intervals_of_one_and_two() -> None:
     """Two seeds d apart: 12.706 * (d / sqrt(2)) / sqrt(2)."""
-    assert math.isnan(table.interval([5.0]))
-    assert table.interval([0.0, 10.0]) == pytest.approx(12.706 * 5, abs=0.01)
+    assert math.isnan(scores.interval([5.0]))
+    assert scores.interval([0.0, 10.0]) == pytest.approx(12.706 * 5, abs=0.01)
 
 
 def test_a_full_run_does_not_say_of_how_many(results: Path) -> None:
     write(results, "full", recorded(steps=1_000_000))
-    assert cells(results)[3] == "1,000 episodes, 1,000,000 env steps"
+    assert cells(results)[4] == "1,000 episodes, 1,000,000 env steps"
 
 
 def test_an_evaluation_counts_if_it_is_of_the_end(results: Path) -> None:
@@ -124,21 +153,21 @@ def test_an_evaluation_counts_if_it_is_of_the_end(results: Path) -> None:
         ({"return": 444.0, "actor": "cem"}, 300),  # from before evaluations knew how far the run was
     ):
         write(results, "run", recorded(evaluation=evaluation))
-        assert table.read(results)[0].score == score
+        assert scores.read(results)[0].score == score
 
 
 def test_names_and_settings(results: Path) -> None:
     """The suite's own name of a task; and what a run changed in the recipe stands beside its task."""
     command = "train.py exp=planet env=dmc ++env.task=ball_in_cup_catch ++agent.precision=fp32 ++train.steps=5"
     write(results, "cup", recorded(task="ball_in_cup_catch", command=command))
-    assert cells(results, "cup_catch")[:2] == ["cup_catch `agent.precision=fp32`", "**300** (one seed: no interval)"]
+    assert cells(results, "cup_catch")[:2] == ["cup_catch", "planet `agent.precision=fp32`"]
 
 
 @pytest.mark.parametrize("content", ['{"command": "train.py', "", '{"command": "train.py exp=planet"}', "\x00"])
 def test_damage_names_the_file(results: Path, content: str) -> None:
     (results / "broken.json").write_text(content)
-    with pytest.raises(table.TableError, match=r"broken\.json: damaged"):
-        table.read(results)
+    with pytest.raises(scores.TableError, match=r"broken\.json: damaged"):
+        scores.read(results)
 
 
 def test_missing_pieces_are_damage(results: Path) -> None:
@@ -146,22 +175,22 @@ def test_missing_pieces_are_damage(results: Path) -> None:
         content = recorded()
         del content[key]
         write(results, "piece", content)
-        with pytest.raises(table.TableError, match=rf"piece\.json.*{key}"):
-            table.read(results)
+        with pytest.raises(scores.TableError, match=rf"piece\.json.*{key}"):
+            scores.read(results)
     write(results, "piece", recorded(curve=[]))
-    with pytest.raises(table.TableError, match=r"piece\.json.*no evaluation"):
-        table.read(results)
+    with pytest.raises(scores.TableError, match=r"piece\.json.*no evaluation"):
+        scores.read(results)
 
 
 def test_a_seed_counts_once(results: Path) -> None:
     write(results, "first", recorded())
     write(results, "second", recorded())
-    with pytest.raises(table.TableError, match=r"second\.json.*first\.json"):
-        table.read(results)
+    with pytest.raises(scores.TableError, match=r"second\.json.*first\.json"):
+        scores.read(results)
 
 
 def test_the_readme_is_rewritten_in_place(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme, picture = tmp_path / "README.md", results / "planet.png"
+    readme, pictures = tmp_path / "README.md", [results / name for name in ("planet.png", "planet-hours.png")]
     readme.write_text(README)
     assert table.update(results, readme, check=True) == 1
     assert "out of date: python benchmarks/table.py" in capsys.readouterr().out
@@ -170,20 +199,20 @@ def test_the_readme_is_rewritten_in_place(results: Path, tmp_path: Path, capsys:
     assert table.update(results, readme, check=False) == 0
     first = readme.read_text()
     assert first.startswith(f"before\n{table.BEGIN}\n| task |") and first.endswith(f"\n{table.END}\nafter\n")
-    assert "planet.png" not in first and not picture.exists()
+    assert "planet.png" not in first and not any(picture.exists() for picture in pictures)
     assert table.update(results, readme, check=True) == 0
 
     write(results, "one", recorded())
     assert table.update(results, readme, check=True) == 1
     for _ in range(2):
         assert table.update(results, readme, check=False) == 0
-        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     second = readme.read_text()
     assert "| **300** (one seed: no interval) |" in second
-    assert "![returns](benchmarks/results/planet.png)" in second
+    assert all(f"![returns](benchmarks/results/{picture.name})" in second for picture in pictures)
     assert table.update(results, readme, check=True) == 0
 
-    picture.unlink()  # the link would point nowhere
+    pictures[1].unlink()  # the link would point nowhere
     assert table.update(results, readme, check=True) == 1
 
 
@@ -194,35 +223,80 @@ def test_the_readme_is_rewritten_in_place(results: Path, tmp_path: Path, capsys:
 def test_a_readme_without_the_place(results: Path, tmp_path: Path, text: str) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(table.TableError, match="between one line"):
+    with pytest.raises(scores.TableError, match="between one line"):
         table.update(results, readme, check=False)
     assert readme.read_text() == text
 
 
-def test_the_picture_averages_where_all_seeds_were(results: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Two seeds, one of which went on: no mean beyond the other's end."""
-    write(results, "short", recorded(0, steps=50_000, score=200))
-    write(
-        results,
-        "long",
-        recorded(1, steps=60_000, curve=[{"step": n, "evaluate/return": n / 100} for n in (25000, 50000, 60000)]),
-    )
-    sheets = []
-    made = table.figure
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn."""
+    drawn, made = [], curves.figure
 
     def figure(*size: float) -> Any:
-        sheets.append(made(*size))
-        return sheets[-1]
+        drawn.append(made(*size))
+        return drawn[-1]
 
-    monkeypatch.setattr(table, "figure", figure)
-    table.draw(tmp_path / "planet.png", table.read(results))
-    panels = {axes.get_title().split(",")[0]: axes for axes in sheets[0].axes}
-    assert list(panels) == list(table.PUBLISHED)
-    lines = {line.get_label(): line for line in panels["walker_walk"].lines}
-    assert lines["mean over seeds"].get_xydata().tolist() == [[25000, 175], [50000, 350]]
-    assert set(lines["published, after 1,000 episodes"].get_ydata()) == {951}
-    assert [text.get_text() for text in panels["cheetah_run"].texts] == ["no run yet"]
-    assert not panels["walker_walk"].texts
+    monkeypatch.setattr(curves, "figure", figure)
+    return drawn
+
+
+def panels(sheet: Any) -> dict[str, Any]:
+    return {axes.get_title().split(",")[0]: axes for axes in sheet.axes}
+
+
+def test_the_picture_averages_where_all_seeds_were(results: Path, tmp_path: Path, sheets: list[Any]) -> None:
+    """Two seeds, one of which went on: no mean beyond the other's end."""
+    write(results, "short", recorded(0, steps=50_000, score=200))
+    curve = [{"step": n, "evaluate/return": n / 100} for n in (25000, 50000, 60000)]
+    write(results, "long", recorded(1, steps=60_000, curve=curve))
+    curves.draw(tmp_path / "planet.png", scores.read(results))
+    six = panels(sheets[0])
+    assert list(six) == list(scores.PUBLISHED)
+    lines = {line.get_label(): line for line in six["walker_walk"].lines}
+    mean = lines["planet, interquartile mean and 95 % bootstrap interval"]
+    assert mean.get_xydata().tolist() == [[25000, 175], [50000, 350]]
+    assert set(lines["PlaNet, after 1,000 episodes"].get_ydata()) == {951}
+    assert [text.get_text() for text in six["cheetah_run"].texts] == ["no run yet"]
+    assert not six["walker_walk"].texts
+
+
+def test_over_hours_seeds_are_compared_between_their_evaluations(
+    results: Path, tmp_path: Path, sheets: list[Any]
+) -> None:
+    """The processor's hours of one that is trained on it. At 2 hours one seed has 200, the other 300."""
+    for seed, speed in ((0, 1), (1, 2)):
+        curve = [
+            {"step": 1000 * n, "evaluate/return": 100.0 * n, "hours": 99.0, "cpu_hours": n / (1 + seed / 2)}
+            for n in (speed, 3 * speed)
+        ]
+        write(results, f"s{seed}", recorded(seed, curve=curve, device="cpu"))
+    write(results, "old", recorded(2, device="cpu"))  # without times: it is not in this picture
+    curves.draw(tmp_path / "planet-hours.png", scores.read(results))
+    lines = panels(sheets[0])["walker_walk"].lines
+    singles = [line.get_xydata().tolist() for line in lines[1:3]]
+    assert singles == [[[1, 100], [3, 300]], [[4 / 3, 200], [4, 600]]]
+    hours, mean = lines[3].get_xydata().T
+    assert (hours[0], hours[-1]) == (pytest.approx(4 / 3), 3) and len(lines) == 4
+    assert mean[-1] == pytest.approx((300 + 450) / 2)
+
+
+def test_interquartile_means_and_their_intervals() -> None:
+    """Of four the middle two; three are too few to cut any off. Equal seeds leave no doubt."""
+    assert curves.iqm(np.array([[0.0], [10.0], [20.0], [999.0]])).tolist() == [15.0]
+    assert curves.iqm(np.array([[0.0], [10.0], [50.0]])).tolist() == [20.0]
+    low, high = curves.interval(np.array([[5.0, 1.0], [5.0, 2.0], [5.0, 6.0]]))
+    assert (low[0], high[0]) == (5.0, 5.0) and 1.0 <= low[1] < 3.0 < high[1] <= 6.0
+
+
+def test_times_are_summed_up_to_every_evaluation() -> None:
+    clock = {"seconds/wall_clock": 3600.0, "seconds/cpu": 1800.0}
+    logged = [{"step": 1.0, **clock}, {"step": 1.0, "evaluate/return": 5.0}, {"step": 2.0, **clock},
+              {"step": 2.0, "evaluate/return": 6.0}]  # fmt: skip
+    rows, seconds = record.timed(logged)
+    assert [(row["hours"], row["cpu_hours"]) for row in rows if "evaluate/return" in row] == [(1, 0.5), (2, 1)]
+    assert seconds == 3600 and "hours" not in rows[0]
+    assert record.timed([{"step": 1.0, "evaluate/return": 5.0}]) == ([{"step": 1.0, "evaluate/return": 5.0}], None)
 
 
 def test_the_readme_of_this_project_is_up_to_date() -> None:
