@@ -335,7 +335,9 @@ def test_sections_are_frozen_and_have_no_defaults(tmp_path: Path) -> None:
     for section in sections:
         assert isinstance(section, StrictConfig) or section is checked.env  # envs/ knows no other room
         assert section.model_config["frozen"] and section.model_config["extra"] == "forbid"
-        assert all(field.is_required() for field in type(section).model_fields.values())
+        later = {"fit", "wrappers"} if section is checked.env else set()  # the env configs of plugins may be older
+        fields = type(section).model_fields
+        assert all(field.is_required() for name, field in fields.items() if name not in later)
 
 
 @pytest.mark.parametrize("word", ["foo", "--seed", "~actor", "=3", "env=dot,gym"])
