@@ -56,9 +56,10 @@ def open_run(
 
     session.horizon = section.horizon if plans else session.horizon
     facts = {
-        "run": folder.name,
+        "run": folder.stem if folder.is_file() else folder.name,
         "environment": agent.env.label if agent.env else "recordings",
         "has_env": env is not None,
+        "waits": "waits" if env else "recorded" if session.recorded else "none",  # what is beside a dream
         "model": trained.run.config["model"]["name"],
         "actor": section.name,
         "size": list(agent.spec.image_shape),

@@ -110,7 +110,7 @@ function draw_curves() {
 function show_view(view, bitmaps) {
   for (const name of ["environment", "reconstruction", "dream"]) picture($(name), bitmaps[name]);
   const dreaming = state.place === "dream", end = view.ended ? ` · ${view.ended}` : "";
-  $("says-environment").textContent = dreaming ? (facts.has_env ? "waits" : "recorded")
+  $("says-environment").textContent = dreaming ? facts.waits
     : `step ${view.step} · return ${number(view.total)}${end}`;
   $("says-reconstruction").textContent = dreaming ? "" : `reward ${number(view.reward)}`;
   const alive = view.alive < 0.995 ? ` · alive ${Math.round(100 * view.alive)} %` : "";
