@@ -53,7 +53,7 @@ def failing_at(number: int, function: Callable[..., Any], error: BaseException) 
         (Strange(), rssm.RSSM, "loss", 5, ()),
         (SystemExit(3), Replay, "add", 7, ("env.num_envs=2",)),
         (EOFError(), Replay, "add", 8, STEPS),
-        (Strange(), Vector, "step", 13, STEPS),
+        (Strange(), Vector, "step", 8, STEPS),
         (ZeroDivisionError("of a callback"), Reporter, "log", 6, ()),
         (MemoryError(), evaluation, "dreams", 2, ()),
     ],
@@ -70,6 +70,8 @@ def test_whatever_leaves_the_loop_saves_first(
     run = Run.read(tmp_path / "r")
     rows = sum(episode.reward.size for episode in run.episodes(run.newest()))
     assert rows >= saved["agent_steps"]  # what is counted is there
+    if words == STEPS:  # what follows cannot follow on rows that were lost
+        assert run.newest().state["collector"]["numbers"] == []
     assert runs.go(tmp_path, "train.save_every=1000", *words) == 0
     assert runs.digests(tmp_path / "r")["env_steps"] >= 60
 

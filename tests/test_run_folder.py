@@ -18,7 +18,7 @@ import runs
 
 import agents
 import evaluate
-from training import checkpoint, history, lock
+from training import build, checkpoint, history, lock
 from training.metrics import Metrics
 from training.run import Run, RunError
 from training.trained import TrainedRun
@@ -323,17 +323,20 @@ def test_asking_who_holds_a_run_changes_nothing(run: Path) -> None:
     assert not (run.parent / "lock").exists()
 
 
+@pytest.mark.parametrize("when", ["while it is verified", "while the agent is built"])
 def test_a_checkpoint_that_training_deletes_meanwhile_is_no_damage(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
 ) -> None:
     newest, older = checkpoint.names(run / "checkpoints")
-    tensors = checkpoint.Checkpoint.tensors
+    where = checkpoint.Checkpoint if when == "while it is verified" else build
+    name = "tensors" if when == "while it is verified" else "trained_agent"
+    function = getattr(where, name)
 
-    def deleted(self: checkpoint.Checkpoint, name: str) -> Any:
+    def deleted(*words: Any) -> Any:
         shutil.rmtree(run / "checkpoints" / newest, ignore_errors=True)
-        return tensors(self, name)
+        return function(*words)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "tensors", deleted)
+    monkeypatch.setattr(where, name, deleted)
     trained = TrainedRun(run, "cpu", 0)
     assert trained.checkpoint.folder.name == older and "damaged" not in capsys.readouterr().out
     shutil.rmtree(run / "checkpoints")  # all that is needed is in memory
