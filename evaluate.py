@@ -22,10 +22,10 @@ if __name__ == "__main__":
 import envs
 from agents.graphs import GraphError
 from training import results
-from training.components import use_working_folder
 from training.progress import console, print_error
 from training.run import RunError
 from training.trained import TrainedRun
+from training.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
 

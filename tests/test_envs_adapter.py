@@ -15,7 +15,7 @@ from gymnasium import spaces
 from envs import adapter, pixels, rendering
 from envs.errors import EnvError
 from envs.suites import gym
-from training import components
+from training import components, working_folder
 from training.words import modules_named
 from worldmodel.base import ConfigError
 
@@ -581,7 +581,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "gym.py").write_text("import types\nenvs = types.SimpleNamespace(registry={'Old-Room-v0': None})\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    monkeypatch.setattr(components, "WORKING_FOLDER", [])
+    monkeypatch.setattr(working_folder, "WORKING_FOLDER", [])
     monkeypatch.setattr(rendering, "choose", lambda: "egl")
     yield tmp_path
     gymnasium.registry.pop("Small-Room-v0", None)
@@ -594,7 +594,7 @@ def test_a_module_of_the_current_folder_is_found_if_it_was_typed(package: Path) 
     with pytest.raises(EnvError, match=rf"'my_rooms' lies in the current folder, {package}, .*PYTHONPATH=\. before"):
         gym.build(gym_config("my_rooms:Small-Room-v0"))
     assert "my_rooms" not in sys.modules
-    components.use_working_folder(modules_named(["env.id=my_rooms:Small-Room-v0"]))
+    working_folder.use_working_folder(modules_named(["env.id=my_rooms:Small-Room-v0"]))
     assert gym.build(gym_config("my_rooms:Small-Room-v0")).reset()[0].shape == (3, 16, 20)
 
 

@@ -14,7 +14,7 @@ import runs
 import agents
 import evaluate
 import train
-from training import components
+from training import components, working_folder
 from training.components import ROOT
 from training.run import Run, RunError
 from worldmodel.base import ConfigError
@@ -285,10 +285,9 @@ def test_a_plugin_may_lie_in_the_working_folder(
     write_package(tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(components, "WORKING_FOLDER", [])
-    monkeypatch.setattr("training.hints.from_working_folder", lambda: bool(components.WORKING_FOLDER))
-    components.use_working_folder(["json", "not_there_at_all"])
-    assert str(tmp_path / "here") not in sys.path and not components.WORKING_FOLDER
+    monkeypatch.setattr(working_folder, "WORKING_FOLDER", [])
+    working_folder.use_working_folder(["json", "not_there_at_all"])
+    assert str(tmp_path / "here") not in sys.path and not working_folder.WORKING_FOLDER
     assert runs.go(tmp_path, *CHOSEN, recipe=RECIPE) == 0
     assert sys.path[-1] == str(tmp_path / "here")
     assert "PYTHONPATH=" in Run.read(tmp_path / "r").command()

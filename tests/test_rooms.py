@@ -36,6 +36,7 @@ MAY = {
     "train.py": {"torch", "envs", "worldmodel", "agents", "training"},
     "evaluate.py": {"torch", "numpy", "envs", "worldmodel", "agents", "training"},
     "export.py": {"worldmodel", "training"},
+    "doctor.py": {"training.doctor"},
     "viewer": {
         "torch", "numpy", "pydantic", "PIL", "gymnasium", "envs", "agents", "training", "viewer", "worldmodel.base",
         "worldmodel.networks.dense.packed_weights",
@@ -50,7 +51,7 @@ MAY["worldmodel/replay/hdf5.py"] = MAY["worldmodel"] | {"h5py"}
 MAY["worldmodel/replay/minari_dataset.py"] = MAY["worldmodel"] | {"minari", "gymnasium.spaces", "PIL"}
 MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a picture's file
 MAY["viewer/server.py"] = MAY["viewer"] | {"aiohttp"}
-ENTRIES = ("train.py", "evaluate.py", "export.py", "play.py")
+ENTRIES = ("train.py", "evaluate.py", "export.py", "play.py", "doctor.py")
 KNOW_NO_COMPONENT = ("training", "viewer", *ENTRIES)
 PLACES = ("envs", "worldmodel", "agents", "training", "viewer", *ENTRIES)
 LONGEST_FILE, LONGEST_ENTRY, LONGEST_FUNCTION = 250, 150, 50  # lines
@@ -240,6 +241,8 @@ NOT_A_RUNS = {
     "training/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # of ours, and of plugins
     "training/films.py": {"path.read_bytes"},  # in a temporary folder of its own
     "training/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
+    "training/doctor/checks.py": {"Path('/proc/driver/nvidia/version').read_text"},
+    "training/doctor/measure.py": {"Path('/sys/fs/cgroup/cpu.max').read_text", "Path(place).glob", "open"},  # just made
     "training/pictures.py": {"sheet.savefig"},  # into memory
     "training/progress.py": {"os.open"},  # /dev/null
     "training/recordings.py": {"out.iterdir"},  # where it writes

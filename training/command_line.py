@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from training import hints
-from training.components import CONFIGS, ROOMS, config_folders, nearest, use_working_folder
+from training.components import CONFIGS, ROOMS, config_folders, nearest
 from training.config import Config
 from training.plain import shown
 from training.resolve import resolve
 from training.words import TEXT, WORD, escaped, in_hydra_s_grammar, modules_named, plugins_of, unquoted, with_home
+from training.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
 SWEEP = ("-m", "--multirun")

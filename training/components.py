@@ -9,9 +9,7 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +17,6 @@ from types import ModuleType
 from training.plain import shown
 from worldmodel.base import ConfigError
 
-WORKING_FOLDER: list[str] = []  # from which the user's own modules come, if they do
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 ACTORS = ("agents.planners", "agents.controllers", "agents.explorers")
@@ -74,31 +71,6 @@ def files(package: str) -> list[Path]:
         raise ConfigError([f"plugins: there is no package {package!r} on Python's path: install it, or set PYTHONPATH"])
     folders = [Path(folder) for folder in spec.submodule_search_locations]
     return sorted(file for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")
-
-
-def use_working_folder(modules: Iterable[str]) -> None:
-    """Let modules that the user names on the command line lie in the working folder, as `python -m` does; last on the
-    path, so that it hides nothing. What a loaded run names is not looked for there.
-    """
-    missing = [top for top in {module.partition(".")[0] for module in modules} if not found_on_path(top)]
-    if missing:
-        sys.path.append(os.getcwd())
-        if any(map(found_on_path, missing)):
-            WORKING_FOLDER[:] = sys.path[-1:]
-        else:
-            sys.path.pop()
-
-
-def found_on_path(top: str) -> bool:
-    try:
-        return importlib.util.find_spec(top) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def from_working_folder() -> bool:
-    """Whether modules of the user's own come from there, which is else not on Python's path."""
-    return bool(WORKING_FOLDER)
 
 
 def config_folders(plugins: Sequence[str]) -> list[Path]:

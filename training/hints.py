@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.components import ROOT, from_working_folder
+from training.shadowing import HOME
+from training.working_folder import from_working_folder
 
 
 def command(entry: str, *words: str) -> str:
     """A command line. entry: train.py, evaluate.py, ..., or `-m <module>`."""
-    script = entry.split() if entry.startswith("-m ") else [here(ROOT / entry)]
+    script = entry.split() if entry.startswith("-m ") else [here(HOME / entry)]
     path = [*filter(None, [os.environ.get("PYTHONPATH")]), *(["."] if from_working_folder() else [])]
     before = f"PYTHONPATH={shlex.quote(os.pathsep.join(path))} " if path else ""
     return before + shlex.join([python(), *script, *words])
