@@ -21,6 +21,7 @@ class HasCritic(Protocol):
 
 
 class RewardAndValue(Objective):
+    in_reward_units = False  # a plan's return reaches beyond its horizon: what is then obtained within it is less
     actor: HasCritic
 
     def __init__(self, objective: Objective, actor: HasCritic) -> None:
