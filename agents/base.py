@@ -105,6 +105,12 @@ class Actor(nn.Module, ABC):
         Random numbers come from the generator; None is the device's default one.
         """
 
+    def imagined_rows(self, rows: int) -> int:
+        """How many imagined states it holds at once, at least, for so many rows that it acts for or, if it learns,
+        learns from. Memory is planned by it.
+        """
+        return 0
+
     def check_loaded(self) -> None:
         """Called once its parameters and buffers were loaded, whose shapes and types are checked by then and which are
         finite. Errors: ValueError, for values that it could never have written.

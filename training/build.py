@@ -13,6 +13,7 @@ from training.agent_file import PARTS, StoredAgent, open_trained
 from training.checkpoint import Checkpoint, Damaged
 from training.components import find
 from training.config import Config
+from training.preflight import LimitedMemory, working_bytes
 from training.run import Run, refusing
 from training.threads import use_threads
 from worldmodel.base import ConfigError, Spec, WorldModel
@@ -22,8 +23,9 @@ def build_agent(checked: Config, spec: Spec) -> Agent:
     """An untrained agent."""
     mind_fork()
     plugins = checked.root.plugins
-    model: WorldModel = find("model", checked.model.name, plugins).build(checked.model, spec)
-    actor = build_actor(checked.actor, checked.objective, model, spec, plugins)
+    with LimitedMemory():
+        model: WorldModel = find("model", checked.model.name, plugins).build(checked.model, spec)
+        actor = build_actor(checked.actor, checked.objective, model, spec, plugins)
     return Agent(checked.agent, model, actor, spec)
 
 
@@ -89,6 +91,7 @@ def trained_agent(run: Run, checkpoint: Checkpoint | StoredAgent, device: str, p
     checked = config.check(plain)
     with refusing(f"{run.folder}: its config"):
         agent = build_agent(checked, run.spec)
+    working_bytes(checked, agent, envs=1, learns=False)
     use_threads(checked.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
     names: tuple[str, ...] = PARTS
     if isinstance(checkpoint, Checkpoint):

@@ -1,6 +1,5 @@
 """Starting a run and resuming one: two functions that can be read one after the other. Both give a Trainer."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from training.build import build_actor, build_agent
 from training.checks import check_learning
 from training.config import Config
 from training.initial_data import InitialData, check_images, end_unlearned, resizing
+from training.preflight import collects_steps, plan_replay
 from training.progress import console
 from training.resolve import model_differences
 from training.run import Run, RunError, refusing
@@ -24,14 +24,11 @@ from training.threads import use_threads
 from training.trainer import Trainer
 from worldmodel import files
 from worldmodel.base import Spec
-from worldmodel.replay import storage
 from worldmodel.replay.buffer import Replay
-from worldmodel.replay.context import state_bytes
 from worldmodel.replay.episodes import DamagedChunk, write_chunk
 from worldmodel.replay.storage import StoragePlan
 
 Callback = Callable[[Mapping[str, float]], Any]
-UNKNOWN_LENGTH = 1000  # decisions of an episode, if nothing tells
 
 
 def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
@@ -54,7 +51,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
                 "of recorded episodes at least two are needed, one of them is kept for validation, to dream of: add "
                 "some, or choose the environment that they came from, env=..."
             )
-        plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), agent)
+        plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), (agent, explorer))
         threads = use_threads(config.agent.threads, agent.num_model_parameters())
         run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
         replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
@@ -82,7 +79,9 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         use_threads(config.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
-        replay = build_replay(config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, agent), agent)
+        replay = build_replay(
+            config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, (agent, explorer)), agent
+        )
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
             run.metrics.rewind(0, {}, -1)
@@ -132,38 +131,6 @@ def build_agents(config: Config, spec: Spec) -> tuple[Agent, Agent]:
     return agent, agent.with_actor(explorer)
 
 
-def collects_steps(config: Config, vector: Vector | None) -> bool:
-    return vector is not None and config.train.collect.unit == "steps"
-
-
-def plan_replay(
-    config: Config, spec: Spec, vector: Vector | None, initial_rows: int, longest: int, agent: Agent
-) -> StoragePlan:
-    """Where replay fits. Its size must not depend on the memory of the day: it decides what is evicted, and so what is
-    learned.
-    """
-    by_steps = collects_steps(config, vector)
-    # Episodes that end early have up to twice the rows: there is room for the most there can be.
-    rows = (
-        2 * collected_rows(config, vector) + initial_rows if vector is None or vector.time_limit or by_steps else None
-    )
-    rows = min(rows or config.replay.capacity, config.replay.capacity)
-    if vector and not by_steps:
-        longest = max(longest, math.ceil((vector.time_limit or 0) / vector.action_repeat) + 1)
-    if vector and by_steps:  # what is collected at once goes into one environment's ring
-        at_once = max(config.train.prefill, config.train.collect.per_round)
-        decisions = math.ceil(at_once / (vector.action_repeat * vector.num_envs))
-        limit = math.ceil((vector.time_limit or at_once) / vector.action_repeat)
-        longest = max(longest, vector.num_envs * (min(decisions, limit) + 1))
-    if longest > config.replay.capacity:
-        raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
-    where = config.replay.storage, config.replay.memory_gb
-    context = state_bytes(agent.model.initial(1)) if config.replay.context else 0
-    plan = storage.plan(*where, spec, rows, agent.device, config.folder, context)
-    console.print(str(plan))
-    return plan
-
-
 def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan, agent: Agent) -> Replay:
     """An empty one."""
     streams = vector.num_envs if vector and collects_steps(config, vector) else 1
@@ -171,19 +138,6 @@ def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: Storag
     if config.replay.context:
         replay.keep_states(agent.model.initial(1))
     return replay
-
-
-def collected_rows(config: Config, vector: Vector | None) -> int:
-    """How many rows of replay the run will fill: one per decision and one more per episode of full length."""
-    if vector is None:
-        return 0
-    train, repeat, limit = config.train, vector.action_repeat, vector.time_limit
-    length = math.ceil(limit / repeat) if limit else UNKNOWN_LENGTH
-    steps = math.ceil(train.env_steps / repeat)
-    if train.collect.unit == "steps":
-        steps += math.ceil(train.prefill / repeat)
-        return steps + math.ceil(steps / length) + vector.num_envs * (length + 1)
-    return steps + (train.prefill + vector.num_envs) * (length + 1) + math.ceil(steps / length)
 
 
 def take_model(agent: Agent, weights: dict[str, torch.Tensor], config: Config) -> None:

@@ -59,6 +59,9 @@ class DreamerV1(Actor):
 
     # ---- acting ----
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.horizon
+
     def initial(self, n: int) -> Stateless:
         return Stateless(torch.zeros(n, 0))
 

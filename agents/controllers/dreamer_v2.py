@@ -72,6 +72,9 @@ class DreamerV2(Actor):
 
     # ---- acting ----
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.horizon
+
     def initial(self, n: int) -> Stateless:
         return Stateless(torch.zeros(n, 0))
 

@@ -93,6 +93,9 @@ class DreamerV3(Actor):
 
     # ---- acting ----
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.horizon
+
     def initial(self, n: int) -> Stateless:
         return Stateless(torch.zeros(n, 0))
 

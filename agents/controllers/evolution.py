@@ -28,8 +28,10 @@ from torch import Tensor
 from agents.base import Actor, ActorInfo, Mode, Objective, Play, Stateless
 from agents.controllers.controller import Controller, ControllerActor
 from agents.imagination import imagined_return, start_states
-from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, tree_map
+from worldmodel.base import Batch, ConfigError, Spec, State, StrictConfig, WorldModel, tree_map
 from worldmodel.networks.noise import common_random_numbers
+
+MOST_WEIGHTS = 10_000  # of a controller: some matrices of 0.8 GB
 
 
 class Config(StrictConfig):
@@ -89,6 +91,9 @@ class Evolution(Actor):
             spec, features, config.hidden, config.bias, config.num_features, config.ordinal_actions
         )
         n = self.controller.size
+        if n > MOST_WEIGHTS:
+            few = f"`hidden` units or `num_features`, so that there are {MOST_WEIGHTS:,} at most"
+            raise ConfigError([f"actor: CMA-ES keeps {n:,} x {n:,} numbers for {n:,} weights: use fewer {few}"])
         strategy = fresh(n, config)
         for name in ("mean", "sigma", "covariance", "axes", "scales", "path", "path_sigma"):
             self.register_buffer(name, torch.from_numpy(np.array(learned(strategy)[name], np.float64, order="C")))
@@ -96,6 +101,9 @@ class Evolution(Actor):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
         self.register_buffer("best", torch.zeros(n, dtype=torch.float64))
         self.register_buffer("best_score", torch.tensor(-torch.inf, dtype=torch.float64))
+
+    def imagined_rows(self, rows: int) -> int:
+        return max(self.config.population * self.config.rollouts, self.config.eval_rollouts)
 
     def check_loaded(self) -> None:
         """pycma ends in errors of its own, or never, with a covariance that is none."""

@@ -80,6 +80,9 @@ class ICEM(Actor):
         self.config = config
         self.register_buffer("colour", colouring(config.horizon, config.noise_exponent), persistent=False)
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.candidates * self.config.horizon
+
     def initial(self, n: int) -> Carry:
         mean = initial_mean(self.spec, n, self.config.horizon)
         return Carry(mean, executable(self.spec, mean)[:, None].expand(-1, self.config.kept, -1, -1))

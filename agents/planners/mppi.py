@@ -71,6 +71,9 @@ class MPPI(Actor):
         super().__init__(model, spec, objective)
         self.config = config
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.candidates * self.config.horizon
+
     def initial(self, n: int) -> Carry:
         return Carry(initial_mean(self.spec, n, self.config.horizon))
 

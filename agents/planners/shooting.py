@@ -36,6 +36,9 @@ class Shooting(Actor):
         super().__init__(model, spec, objective)
         self.config = config
 
+    def imagined_rows(self, rows: int) -> int:
+        return rows * self.config.candidates * self.config.horizon
+
     def initial(self, n: int) -> Stateless:
         return Stateless(torch.zeros(n, 0))
 

@@ -4,6 +4,7 @@ All of them give the same rows for the same indices: the choice changes speed, n
 """
 
 import math
+import resource
 import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -93,6 +94,7 @@ def plan(
     device: torch.device,
     folder: Path,
     context: int = 0,
+    working: int = 0,
 ) -> StoragePlan:
     """Where `rows` rows will lie. auto: on the agent's GPU, else in main memory, else in a file in `folder`. context:
     bytes of the state that is kept with each. Errors: MemoryError, if they do not fit where they should, or anywhere.
@@ -100,7 +102,7 @@ def plan(
     auto = wanted == "auto"
     images, rest = rows * image_bytes(spec), rows * (row_bytes(spec) - image_bytes(spec) + context)
     needed, reasons = images + rest, []
-    memory = memory_budget(memory_gb)
+    memory = memory_budget(memory_gb, working if device.type == "cpu" else 0)
     kinds: tuple[Kind, ...] = ("device", "memory", "disk") if wanted == "auto" else (wanted,)
     for kind in kinds:
         if kind == "device" and device.type == "cuda":
@@ -123,8 +125,8 @@ def plan(
     )
 
 
-def memory_budget(memory_gb: float | None) -> Budget:
-    available = available_memory()
+def memory_budget(memory_gb: float | None, working: int = 0) -> Budget:
+    available = max(0, available_memory() - working)
     free = max(0, available - RESERVE)
     if memory_gb is not None and memory_gb * 1e9 <= free:
         size = int(memory_gb * 1e9)
@@ -150,8 +152,13 @@ def gpu_budget(device: torch.device, sparing: bool) -> Budget:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
+    """Bytes that this process may still take: the machine's, or if that is less its control group's, or its own limit
+    (ulimit -v).
+    """
     free = psutil.virtual_memory().available
+    own = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if own != resource.RLIM_INFINITY:
+        free = max(0, min(free, own - psutil.Process().memory_info().vms))
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = int(Path("/sys/fs/cgroup/memory.current").read_text())
