@@ -173,15 +173,20 @@ def test_an_evaluation_whose_pipe_is_closed_is_written(trained: Path, closed: Ca
 
 
 @pytest.mark.slow
-def test_so_it_is_with_a_real_pipe(tmp_path: Path) -> None:
-    process = runs.process("train.env_steps=100000", folder=tmp_path)
-    assert process.stdout and process.stderr
-    for _ in range(6):
-        process.stdout.readline()
-    process.stdout.close()
+@pytest.mark.parametrize("kind", ["pipe", "terminal"])
+def test_so_it_is_with_a_real_one(tmp_path: Path, kind: str) -> None:
+    """A terminal has a progress bar, which writes in a thread of its own."""
+    reading, writing = os.pipe() if kind == "pipe" else os.openpty()
+    process = runs.process("train.env_steps=100000", folder=tmp_path, stdout=writing)
+    os.close(writing)
+    said = b""
+    while b" 20 env steps" not in said:
+        said += os.read(reading, 4096)
+    os.close(reading)
+    assert process.stderr
     assert process.wait(runs.HANG) == 141 and process.stderr.read() == ""
-    assert runs.digests(tmp_path / "r")["env_steps"] >= 5
     process.stderr.close()
+    assert runs.digests(tmp_path / "r")["env_steps"] >= 20
 
 
 # ---- signals ----

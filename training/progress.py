@@ -17,15 +17,25 @@ class Output:
     is no reason to stop.
     """
 
+    @property
+    def stream(self) -> Any:
+        """While there is a bar, rich puts itself in the place of sys.stdout; its own lines go to what was there."""
+        return getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+
+    @property
+    def rich_proxied_file(self) -> "Output":
+        """Where rich writes: here, not past us."""
+        return self
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        self.tried(lambda: sys.stdout.write(text))
+        self.tried(lambda: self.stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        self.tried(sys.stdout.flush)
+        self.tried(self.stream.flush)
 
     def tried(self, action: Callable[[], Any]) -> None:
         try:
