@@ -134,7 +134,9 @@ class TrainedRun:
     def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
         """Noise-free episodes in the run's environment."""
         seeds = [self.episode_seed(number) for number in range(episodes)]
-        vector = envs.vector(self.agent.env, self.run.config["train"]["max_failures"], console.print)
+        env = self.agent.env
+        env = env.model_copy(update={"num_envs": min(env.num_envs, episodes)})  # idle ones would be planned for, too
+        vector = envs.vector(env, self.run.config["train"]["max_failures"], console.print)
         try:
             return evaluation.evaluate(agent, vector, seeds, self.seed)
         finally:
