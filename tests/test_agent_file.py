@@ -104,7 +104,7 @@ def test_an_export_says_what_it_needs(run: Path, tmp_path: Path, capsys: pytest.
     was = path.read_text()
     try:
         for change, said in (
-            (None, "was not evaluated yet: python evaluate.py"),
+            (None, f"evaluate.py {run} --episodes 10"),
             ("[", "cannot be read"),
             ("[]", "cannot be read"),
             (json.dumps(json.loads(was) | {"checkpoint": "step-1-1-1"}), "is of another checkpoint"),
