@@ -66,9 +66,13 @@ class Agent:
         if config.compile == "always" or (config.compile == "auto" and on_gpu):
             compile_steps(self.model)
         self.capture = cuda_graph if on_gpu and config.compile != "never" else None
-        self.act_graph = Graphed(self.decide, self.device, self.capture)
-        self.update_graph = Graphed(self.update, self.device, self.capture)
+        self.act_graph = Graphed(self.decide, self.device, self.capture, self.weights)
+        self.update_graph = Graphed(self.update, self.device, self.capture, self.weights)
         self.env: Any = None  # the checked config of the environment that it was trained in, for envs.make
+
+    def weights(self) -> list[Tensor]:
+        """All parameters and buffers."""
+        return [tensor for module in (self.model, self.actor) for tensor in (*module.parameters(), *module.buffers())]
 
     def num_model_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -77,7 +81,7 @@ class Agent:
         """Another way to act on the same world model."""
         other = copy.copy(self)
         other.actor = actor.to(self.device)
-        other.act_graph = Graphed(other.decide, self.device, self.capture)
+        other.act_graph = Graphed(other.decide, self.device, self.capture, other.weights)
         return other
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

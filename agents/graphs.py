@@ -10,7 +10,7 @@ import copy
 import gc
 import os
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,25 @@ class Graphed:
         function: Callable[..., Any],
         device: torch.device,
         capture: Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]] | None,
+        uses: Callable[[], Iterable[Tensor]] = tuple,
     ) -> None:
         """function(key, *inputs). capture: takes a call, and gives the tensors of its results and what repeats the call
-        into them: cuda_graph; None: every call runs as it is.
+        into them: cuda_graph; None: every call runs as it is. uses: the other tensors that it computes with. If others
+        take their places (vector_to_parameters, load_state_dict(assign=True)), what was captured is forgotten: it would
+        go on with memory that is no longer theirs.
         """
-        self.function, self.device, self.capture = function, device, capture
+        self.function, self.device, self.capture, self.uses = function, device, capture, uses
+        self.places: list[int] = []
         self.calls: dict[Hashable, int] = {}
         self.graphs: dict[Hashable, tuple[list[Tensor], Any, Callable[[], None]] | None] = {}
 
     def __call__(self, key: Hashable, *inputs: Any) -> Any:
         leaves, structure = tree.tree_flatten(inputs)
+        if self.capture:
+            places = [tensor.data_ptr() for tensor in self.uses()]
+            if places != self.places:
+                self.forget()
+                self.places = places
         graph = self.captured(key, leaves, structure) if self.capture else None
         if graph is None:
             # Warm-up calls get inputs in the same memory layout as the graph's.

@@ -187,6 +187,40 @@ def test_another_actor_and_restored_weights_are_recorded_anew() -> None:
     assert not agent.act_graph.graphs and not agent.update_graph.graphs
 
 
+def halved(model: WorldModel) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+
+
+def pointed_elsewhere(model: WorldModel) -> None:
+    vector = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(vector * 0.5, model.parameters())
+
+
+def assigned(model: WorldModel) -> None:
+    model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("change", [halved, pointed_elsewhere, assigned])
+def test_whoever_changes_weights_by_whatever_means_gets_what_they_say(change: Callable[[WorldModel], None]) -> None:
+    image = np.zeros((2, *tiny.SPEC.image_shape), np.uint8)
+    fresh, plain, recorded = (make("cem on rssm", tiny.SPEC) for _ in range(3))
+    recorded.act_graph.capture = imitated(recorded)
+    change(fresh.model)
+    told = []
+    for agent in (fresh, plain, recorded):
+        for _ in range(WARM_UP + 1):
+            before, _ = agent.act(None, image)
+        if agent is not fresh:
+            change(agent.model)
+        torch.manual_seed(5)
+        action, _ = agent.act(None, image)
+        told.append(action)
+        assert agent is fresh or not np.array_equal(action, before)
+    assert np.array_equal(told[0], told[1]) and np.array_equal(told[0], told[2])
+    assert len(recorded.act_graph.graphs) == (1 if change is halved else 0)  # else forgotten
+
+
 @pytest.mark.parametrize(("version", "kind"), [("2.11.0", GraphError), ("2.14.1", RuntimeError)])
 def test_a_recording_that_fails_leaves_the_stream_as_it_was(
     version: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
