@@ -118,10 +118,11 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", image=np.array([None]))
     np.savez(tmp_path / "e.npz", image=np.zeros((3, 4, 16, 16), np.uint8))
     Image.fromarray(np.zeros((16, 16), np.int32)).save(tmp_path / "f.tiff")
+    np.savez_compressed(tmp_path / "h.npz", image=np.zeros((1 << 16, 64, 66), np.uint8))  # 300 KB
     for name, wanted in (
         ("a.png", "holds no image"), ("a.npz", "holds no image"), ("b.npz", "no array 'image'"),
         ("c.npz", "float64"), ("d.npz", "holds no image"), ("e.npz", "4, 16, 16"), ("f.tiff", "mode I"),
-        ("g.png", "there is no file"),
+        ("g.png", "there is no file"), ("h.npz", "would unpack to more than 268,435,456 bytes"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=wanted) as error:
             goal.read_image(tmp_path / name, SHAPE)

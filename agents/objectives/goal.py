@@ -13,6 +13,7 @@ by as much as these do: features are chosen because every model has them.
 """
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from agents.base import Objective
 from worldmodel.base import ConfigError, Spec, State, StrictConfig, WorldModel, merge_time
 from worldmodel.networks.noise import common_random_numbers
 
+LARGEST = 1 << 28  # bytes of an episode's images
 LAYOUTS = "(T, C, Y, X), (T, Y, X, C) or (T, Y, X) with C 1 or 3"
 
 
@@ -111,9 +113,12 @@ def opened(path: Path) -> Image.Image:
 
 def last_image(path: Path) -> Image.Image:
     """Of the array 'image', in one of the layouts of worldmodel/replay/recorded.py; nothing is ever unpickled."""
-    with np.load(path, allow_pickle=False) as arrays:
-        if "image" not in arrays:
+    with zipfile.ZipFile(path) as archive:
+        if "image.npy" not in archive.namelist():
             raise ValueError("it has no array 'image'")
+        if archive.getinfo("image.npy").file_size > LARGEST:  # no more than that is unpacked
+            raise ValueError(f"'image' would unpack to more than {LARGEST:,} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
         images = arrays["image"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise ValueError(f"'image' is {images.dtype} {images.shape}, not uint8 {LAYOUTS}")
