@@ -214,7 +214,7 @@ LARGE, DEAD = np.full(9, 2e3, np.float32), np.arange(9) == 8
 SUSPICIOUS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "black": (dict(image=BLACK), (), "all images are black in an episode"),
     "still": (dict(image=SAME), (), "the image never changes in an episode"),
-    "large": (dict(reward=LARGE), (), "rewards are as large as 2000.*: model.reward_divisor=1000"),
+    "large": (dict(reward=LARGE), (), "rewards are as large as 2000.*: model.reward_divisor=10000$"),
     "death": (dict(terminal=DEAD), (), "no continue head.*: model.continue_weight=1, in a new run"),
 }
 

@@ -3,8 +3,11 @@ training, `python -m envs.check` tells the same.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from envs import Vector
 from envs.diagnosis import ENOUGH, NO_LIMIT, SAME_START, Pictures, reward_problem
@@ -32,10 +35,10 @@ class Watch:
                 unit = ", and nothing is learned before one has: train.collect.unit=steps, or" if by_episodes else ":"
                 self.once("limit", f"{NO_LIMIT}{unit} env.time_limit=1000 (simulator steps)")
 
-    def once(self, kind: str, text: str) -> None:
+    def once(self, kind: str, text: str, level: str = "warning") -> None:
         if kind not in self.told:
             self.told.add(kind)
-            self.tell(f"warning: {self.config.env.label}: {text}")
+            self.tell(f"{level}: {self.config.env.label}: {text}")
 
     def rows(self, stream: int, episode: Episode, continuation: bool) -> None:
         """Rows that were collected; `continuation`: they follow on the stream's last ones."""
@@ -51,8 +54,9 @@ class Watch:
         if problem and divisor is not None:
             problem = reward_problem(episode.reward / divisor) and problem
         if problem:
-            key = "model.reward_divisor=1000" if divisor is not None else "scale them, env.wrappers=[my_package:Scaled]"
-            self.once("reward", f"{problem}, and their loss drowns all others: {key}")
+            unit = 10 ** math.ceil(math.log10(np.abs(episode.reward).max()))  # then they are within -1..1
+            key = f"model.reward_divisor={unit}" if divisor is not None else "env.wrappers=[my_package:Scaled]"
+            self.once("reward", f"{problem}, and their loss drowns all others; scale them: {key}")
         if episode.terminal.any() and getattr(self.config.model, "continue_weight", None) == 0:
             self.once(
                 "terminal",
@@ -72,7 +76,7 @@ class Watch:
         if len(self.starts) < ENOUGH:
             self.starts.append(hashlib.sha256(image).digest())
             if len(self.starts) == ENOUGH and len(set(self.starts)) == 1:
-                self.once("start", SAME_START)
+                self.once("start", SAME_START, "note")
 
     def waited(self, decisions: int) -> None:
         """So many, for an episode's end."""
