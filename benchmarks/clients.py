@@ -31,26 +31,27 @@ class Client(NamedTuple):
     env_id: str
     kwargs: dict[str, object] = {}  # noqa: RUF012 - of the environment
     words: tuple[str, ...] = ()  # of train.py
+    suite: str = "gym"  # env=...; another than gym has no id, and is not checked
 
 
 CLIENTS = {
     "MiniGrid": Client("minigrid", "minigrid:MiniGrid-Empty-5x5-v0"),
     "MiniWorld": Client("miniworld", "miniworld:MiniWorld-Hallway-v0"),
     "highway-env": Client("highway-env", "highway_env:highway-v0", words=("env.fit=crop",)),
-    "Atari": Client("ale-py", "ale_py:ALE/Pong-v5", words=("env.time_limit=200",)),
+    "Atari": Client("ale-py", "ale_py:ALE/Pong-v5", words=("env.time_limit=160",)),
     "ViZDoom": Client("vizdoom", "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", words=("env.image=screen",)),
-    "CarRacing": Client("gymnasium[box2d]", "CarRacing-v3", words=("env.time_limit=100",)),
-    "dm_control": Client("shimmy[dm-control]", "shimmy:dm_control/cartpole-balance-v0", words=("env.time_limit=100",)),
-    "MuJoCo": Client("gymnasium[mujoco]", "HalfCheetah-v5", words=("env.time_limit=100",)),
+    "CarRacing": Client("gymnasium[box2d]", "CarRacing-v3", words=("env.time_limit=40",)),
+    "dm_control": Client("shimmy[dm-control]", "shimmy:dm_control/cartpole-balance-v0", words=("env.time_limit=40",)),
+    "MuJoCo": Client("gymnasium[mujoco]", "HalfCheetah-v5", words=("env.time_limit=40",)),
     "MinAtar": Client("minatar", "minatar.gym:MinAtar/Breakout-v1"),
-    "Crafter": Client("crafter", "crafter:CrafterReward-v1"),
+    "Crafter": Client("crafter", "env=crafter", suite="crafter"),
     "Procgen": Client("procgen", "procgen:procgen-coinrun-v0"),
     "PyFlyt": Client("PyFlyt", "PyFlyt.gym_envs:PyFlyt/QuadX-Hover-v4"),
-    "PushT": Client("gym-pusht", "gym_pusht:gym_pusht/PushT-v0", {"obs_type": "pixels"}, ("env.time_limit=100",)),
+    "PushT": Client("gym-pusht", "gym_pusht:gym_pusht/PushT-v0", {"obs_type": "pixels"}, ("env.time_limit=40",)),
     "Flappy Bird": Client("flappy-bird-gymnasium", "flappy_bird_gymnasium:FlappyBird-v0", {"use_lidar": False}),
     "Super Mario": Client("gym-super-mario-bros", "gym_super_mario_bros:SuperMarioBros-v0"),
     "Gymnasium-Robotics": Client(
-        "gymnasium-robotics", "gymnasium_robotics:FetchReach-v4", words=("env.time_limit=50", "env.image=render")
+        "gymnasium-robotics", "gymnasium_robotics:FetchReach-v4", words=("env.time_limit=40", "env.image=render")
     ),
 }
 
@@ -86,6 +87,17 @@ def reason(output: str) -> str:
     return re.sub(r"^(BAD|error:|ERROR:)\s*", "", told[0] if told else "nothing was said")[:300]
 
 
+def check(client: Client, python: Path, folder: Path, found: dict[str, object]) -> bool:
+    """Whether envs.check thinks that it can be used; what it says goes into `found`."""
+    options = {"env.image": "--image", "env.time_limit": "--time-limit", "env.fit": "--fit"}
+    asked = [part for word in client.words for part in (options[word.partition("=")[0]], word.partition("=")[2])]
+    command = [python, "-m", "envs.check", client.env_id, "--steps", "30", "--picture", folder / "seen.png"]
+    worked, output = run([*command, "--kwargs", json.dumps(client.kwargs), *asked], folder)
+    found["check"] = "ok" if worked else reason(output)
+    found["notes"] = [line.removeprefix("note").strip() for line in output.splitlines() if line.startswith("note")]
+    return worked
+
+
 def trial(name: str, client: Client, scratch: Path) -> dict[str, object]:
     """Install, check, train, evaluate, as far as it goes."""
     folder = scratch / re.sub(r"\W+", "-", name.lower())
@@ -98,20 +110,15 @@ def trial(name: str, client: Client, scratch: Path) -> dict[str, object]:
     package = re.split(r"[\[<>=]", client.install)[0]
     script = f"import importlib.metadata as m; print(m.version({package!r}))"
     found["version"] = run([python, "-c", script], folder)[1].strip().splitlines()[0]
-    options = {"env.image": "--image", "env.time_limit": "--time-limit", "env.fit": "--fit"}
-    asked = [part for word in client.words for part in (options[word.partition("=")[0]], word.partition("=")[2])]
-    check = [python, "-m", "envs.check", client.env_id, "--steps", "60", "--picture", folder / "seen.png"]
-    worked, output = run([*check, "--kwargs", json.dumps(client.kwargs), *asked], folder)
-    found["check"] = "ok" if worked else reason(output)
-    found["notes"] = [line.removeprefix("note").strip() for line in output.splitlines() if line.startswith("note")]
-    if not worked:
+    if client.suite == "gym" and not check(client, python, folder, found):
         return found
     kwargs = [f"env.kwargs.{key}={json.dumps(value).strip(chr(34))}" for key, value in client.kwargs.items()]
-    words = ["exp=smoke", "env=gym", f"env.id={client.env_id}", "env.size=[32,32]", *kwargs, *client.words]
-    words += ["train.env_steps=150", "train.prefill=20", "train.collect.unit=steps", "train.collect.per_round=20"]
+    chosen = ["env=gym", f"env.id={client.env_id}"] if client.suite == "gym" else [f"env={client.suite}"]
+    words = ["exp=smoke", *chosen, "env.size=[32,32]", *kwargs, *client.words]
+    words += ["train.env_steps=60", "train.prefill=20", "train.collect.unit=steps", "train.collect.per_round=20"]
     words += ["train.eval_every=1000", "train.save_every=1000", "train.eval_episodes=1", f"runs={folder}", "run=smoke"]
     if "env.time_limit" not in " ".join(client.words):
-        words.append("env.time_limit=100")
+        words.append("env.time_limit=40")
     run(["rm", "-rf", folder / "smoke"], folder)
     worked, output = run([python, ROOT / "train.py", *words], folder)
     found["train"] = "ok" if worked else reason(output)

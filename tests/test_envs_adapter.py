@@ -606,6 +606,24 @@ def test_the_nearest_id_is_told_with_its_prefix(package: Path) -> None:
         gym.build(gym_config("my_rooms:Smal-Room-v0"))
 
 
+def test_a_package_that_registers_by_a_function_is_asked_to(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MinAtar does: the function is declared as Gymnasium's plugin."""
+    monkeypatch.syspath_prepend(package)
+    (package / "shy_rooms.py").write_text(
+        "import gymnasium\nfrom bad_envs import Odd\n\n\ndef register_envs():\n"
+        "    gymnasium.register('Shy/Room-v0', entry_point=Odd)\n"
+    )
+    (package / "shy_rooms-1.0.dist-info").mkdir()
+    (package / "shy_rooms-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: shy-rooms\nVersion: 1.0\n"
+    )
+    entry = "[gymnasium.envs]\nShy = shy_rooms:register_envs\n"
+    (package / "shy_rooms-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    assert gym.build(gym_config("shy_rooms:Shy/Room-v0")).reset()[0].shape == (3, 16, 20)
+    gymnasium.registry.pop("Shy/Room-v0")
+    sys.modules.pop("shy_rooms")
+
+
 def test_an_id_of_old_gym_is_told_as_that(package: Path) -> None:
     sys.path.append(str(package))
     with pytest.raises(
@@ -620,6 +638,6 @@ def test_a_package_that_is_not_there_is_told_with_the_folder(package: Path) -> N
 
 
 def test_names_are_the_files_that_build() -> None:
-    assert components.names("env") == ["atari", "car_racing", "catch", "dmc", "dot", "gym", "take_cover"]
-    with pytest.raises(ConfigError, match=r"env\.name: 'os' is not one of atari, car_racing, catch, dmc"):
+    assert components.names("env") == ["atari", "car_racing", "catch", "crafter", "dmc", "dot", "gym", "take_cover"]
+    with pytest.raises(ConfigError, match=r"env\.name: 'os' is not one of atari, car_racing, catch, crafter, dmc"):
         components.find("env", "os")

@@ -15,7 +15,7 @@ import yaml
 
 from training.components import ROOMS, ROOT, names
 
-SIMULATORS = {"ale_py", "Box2D", "dm_control", "dm_env", "mujoco", "pygame", "shimmy", "vizdoom"}
+SIMULATORS = {"ale_py", "Box2D", "crafter", "dm_control", "dm_env", "mujoco", "pygame", "shimmy", "vizdoom"}
 HYDRA = {"hydra", "omegaconf"}
 COMPONENTS = sorted({room for rooms in ROOMS.values() for room in rooms})  # dotted names of folders
 # What a room, or a file of it that has a line of its own, may import besides the standard library.

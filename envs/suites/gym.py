@@ -5,6 +5,7 @@
 
 import contextlib
 import difflib
+import importlib.metadata
 import os
 import sys
 from typing import Any
@@ -80,7 +81,11 @@ def by_id(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
             rendering.choose()
         # Gymnasium's checker warns where `CheckedEnv` refuses, once per environment; two checkers would only cost
         # time.
-        return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        try:
+            return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        except gymnasium.error.UnregisteredEnv:
+            register(name.rpartition(":")[0])
+            return gymnasium.make(name, disable_env_checker=True, **kwargs)
     except EnvError:
         raise
     except gymnasium.error.UnregisteredEnv as error:
@@ -91,6 +96,16 @@ def by_id(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         raise EnvError(f"{name}: {missing(name, error)}") from error
     except Exception as error:
         raise EnvError(f"{name}: could not be made: {told(error)}") from error
+
+
+def register(package: str) -> None:
+    """Call the functions by which a package registers its environments, where importing it does not (MinAtar): those
+    that it declares as Gymnasium's plugins.
+    """
+    top = package.partition(".")[0]
+    for entry in importlib.metadata.entry_points(group="gymnasium.envs"):
+        if top and entry.module.partition(".")[0] == top:
+            entry.load()()
 
 
 # ---- what to say ----
