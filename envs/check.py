@@ -169,7 +169,7 @@ def words(config: gym.Config) -> str:
     """What to type to train in it."""
     told = ["env=gym", f"env.id={config.id}"]
     told += [f"env.image={config.image}"] if config.image else []
-    told += [f"env.kwargs.{key}={json.dumps(value).strip(chr(34))}" for key, value in config.kwargs.items()]
+    told += [f"env.kwargs={json.dumps(config.kwargs)}"] if config.kwargs else []
     told += [f"env.size=[{config.size[0]},{config.size[1]}]"] if config.size != (64, 64) else []
     told += ["env.gray=true"] if config.gray else []
     told += [f"env.action_repeat={config.action_repeat}"] if config.action_repeat > 1 else []

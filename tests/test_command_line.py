@@ -172,7 +172,7 @@ def test_help_names_what_there_is_to_choose(capsys: pytest.CaptureFixture[str]) 
 
 def test_an_error_without_a_message_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.failed(MemoryError(), 1) == 1
-    assert capsys.readouterr().err == "error: MemoryError, without a message\n"
+    assert capsys.readouterr().err == "error: MemoryError: (no message)\n"
 
 
 def test_recorded_episodes_in_a_folder_of_an_odd_name(tmp_path: Path) -> None:

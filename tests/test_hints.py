@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 import runs
+import tiny
 from test_plugins import CHOSEN, RECIPE, write_package
 
 import evaluate
 import train
+from envs import check
 from training import hints
 from training.components import ROOT
 from training.run import Run
+from worldmodel.replay import check as replay_check
+from worldmodel.replay.episodes import write_chunk
 
 FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_every=100"]
 
@@ -171,4 +175,25 @@ def test_brackets_in_a_command_are_printed(capsys: pytest.CaptureFixture[str], t
                                    "plugins": ["mine", "bold"]})  # fmt: skip
     console.print(f"To go on: {run.command()} :warning:")
     assert "'plugins=[mine,bold]'" in capsys.readouterr().out
+    assert run.command("seed=1").endswith(" resume=true seed=1")  # it never begins another run
     assert run.evaluation().endswith(" --plugins mine,bold")
+
+
+def test_what_envs_check_prints_gives_the_environment_that_was_checked(tmp_path: Path) -> None:
+    kwargs = {"map": "/a,b (c)", "n": 1, "text": "1", "deep": {"x": [None, True]}}
+    asked = {"id": "A-v0", "kwargs": kwargs, "size": (32, 48), "gray": True, "action_repeat": 2, "image": "a/rgb"}
+    config = runs.composed("exp=smoke", "env=gym", f"runs={tmp_path}").env.model_copy(update=asked)
+    words = shlex.split(check.words(config))
+    assert runs.composed("exp=smoke", *words, f"runs={tmp_path}").env == config
+
+
+def test_what_the_check_of_recordings_prints_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "it's, (data)"
+    data.mkdir()
+    for number in range(2):
+        write_chunk(data / f"{number}.npz", tiny.episode(5, tiny.DISCRETE))
+    assert replay_check.main([str(data), "--layout", "action_led_to_image"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to learn"))
+    python, entry, *words = shlex.split(line.removeprefix("to learn"))
+    assert python == "python" and (ROOT / entry).samefile(ROOT / "train.py")
+    assert runs.composed(*words, f"runs={tmp_path}").root.data == str(data)

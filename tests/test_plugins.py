@@ -291,3 +291,20 @@ def test_a_plugin_may_lie_in_the_working_folder(
     assert runs.go(tmp_path, *CHOSEN, recipe=RECIPE) == 0
     assert sys.path[-1] == str(tmp_path / "here")
     assert "PYTHONPATH=" in Run.read(tmp_path / "r").command()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_here\n", "cannot be imported: ModuleNotFoundError: No module named 'nothing_here'"),
+        ("assert 1 == 2\n", "cannot be imported: AssertionError: in <module>"),
+        ("def build(*_): ...\n", "has no class Config, which says what its keys are"),
+    ],
+)
+def test_a_component_that_cannot_be_imported_is_told(
+    text: str, said: str, package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (package / "constant.py").write_text(text + "def build(*_): ...\n")
+    assert train.main([*RECIPE, *CHOSEN, f"runs={tmp_path / 'runs'}"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: actor.name: {PACKAGE}.constant {said}") and told.count("\n") == 1

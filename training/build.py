@@ -45,7 +45,7 @@ def build_actor(
         if not hasattr(trained, "expected_return"):
             raise ConfigError([
                 "objective.value_at_horizon: there is no trained critic: it is for planners on a trained Dreamer, "
-                "python evaluate.py <run> --actor cem objective.value_at_horizon=true"
+                "evaluate.py <run> --actor cem objective.value_at_horizon=true"
             ])  # fmt: skip
         goal = RewardAndValue(goal, trained)  # type: ignore[arg-type]
     actor: Actor = find("actor", section.name, plugins).build(section, model, spec, goal)

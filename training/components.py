@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
+from envs.errors import told
 from training.plain import shown
 from worldmodel.base import ConfigError
 
@@ -41,7 +42,13 @@ def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
         close = nearest(name, known) if isinstance(name, str) else ""
         hint = f"{close}; one of your own package needs plugins=<package>"
         raise ConfigError([f"{section}.name: {shown(name)} is not one of {', '.join(sorted(known))}{hint}"])
-    return importlib.import_module(known[name])
+    try:
+        module = importlib.import_module(known[name])
+    except Exception as error:  # of a package of the user's own, or a library that is missing
+        raise ConfigError([f"{section}.name: {known[name]} cannot be imported: {told(error)}"]) from error
+    if not isinstance(getattr(module, "Config", None), type):
+        raise ConfigError([f"{section}.name: {known[name]} has no class Config, which says what its keys are"])
+    return module
 
 
 @functools.cache

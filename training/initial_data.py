@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from training import hints
 from training.config import Config, RootConfig, check_section
 from training.plain import shown
 from training.progress import console
@@ -79,7 +80,8 @@ def recordings(folder: Path, root: RootConfig) -> InitialData:
         console.print(line, markup=False)
     told = evidence.gather(episodes)
     if told is not None and told.verdict == "follows":
-        said = f"the pictures speak against that: {told}. Look at them: python -m worldmodel.replay.check {folder}"
+        look = hints.command("-m worldmodel.replay.check", str(folder))
+        said = f"the pictures speak against that: {told}. Look at them: {look}"
         console.print(said, markup=False)
     return InitialData(episodes.spec, episodes.lengths, episodes, None)
 

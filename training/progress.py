@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from envs.errors import told
+
 
 class Output:
     """Standard output. A terminal that was closed is like a closed pipe; a log that cannot be written, on a full disk,
@@ -61,7 +63,7 @@ console = QuietEnd(file=Output(), highlight=False, markup=False, emoji=False, so
 
 def print_error(error: object) -> None:
     """One line or several to stderr; never an empty one."""
-    said = str(error) if str(error).strip() else f"{type(error).__name__}, without a message"
+    said = str(error) if str(error).strip() else told(error) if isinstance(error, BaseException) else "(no message)"
     for line in said.splitlines():
         print(f"error: {line}", file=sys.stderr)
 

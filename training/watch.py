@@ -12,6 +12,7 @@ import numpy as np
 from envs import Vector
 from envs.diagnosis import ENOUGH, NO_LIMIT, SAME_START, Pictures, reward_problem
 from training.config import Config
+from training.hints import command
 from training.rollout import EpisodeResult
 from worldmodel.replay.episodes import Episode
 
@@ -69,7 +70,8 @@ class Watch:
         problem = self.pictures.pop(stream, Pictures()).problem()
         if problem:
             name = getattr(self.config.env, "id", None)
-            look = f"python -m envs.check {name} --picture out.png shows it" if name else "look at the run's dream.gif"
+            picture = f"look at it: {command('-m envs.check', name, '--picture', 'out.png')}" if name else ""
+            look = picture or "look at the run's dream.gif"
             self.once("pictures", f"{problem} in an episode: {look}")
 
     def started(self, image: bytes) -> None:

@@ -4,6 +4,8 @@ Episodes, sizes, actions, rewards, terminals, and whether the pictures agree wit
 """
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     words = [f"data={asked.folder}", "exp=offline"]
     words += [f"data_layout={asked.layout}"] * (asked.layout is not None)
     words += [f"data_size=[{asked.size[0]},{asked.size[1]}]"] if asked.size else []
-    print(f"{'to learn':<10} python train.py {' '.join([*words, *['data_gray=true'] * asked.gray])}")
+    entry = os.path.relpath(Path(__file__).resolve().parents[2] / "train.py")  # from where this was typed
+    print(f"{'to learn':<10} {shlex.join(['python', entry, *words, *['data_gray=true'] * asked.gray])}")
     return 0
 
 
