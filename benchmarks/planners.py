@@ -27,13 +27,14 @@ BUDGETS = (16, 32, 64, 128, 256)  # candidates of an iteration
 def settings(budget: int) -> dict[str, tuple[str, list[str]]]:
     """Name -> the file in configs/actor/ and overrides."""
     common = [f"actor.candidates={budget}", f"actor.elites={max(2, budget // 10)}"]
-    white = ["actor.noise_exponent=0", "actor.kept_elites=0"]
+    wide = ["actor.init_std=1", "actor.noise_exponent=1"]
     return {
         f"cem 2x{budget}": ("cem_small", [*common, "actor.iterations=2"]),
         f"cem 3x{budget}": ("cem_small", [*common, "actor.iterations=3"]),
         f"icem 2x{budget}": ("icem", [*common, "actor.iterations=2"]),
         f"icem 3x{budget}": ("icem", [*common, "actor.iterations=3"]),
-        f"icem 3x{budget}, white, none kept": ("icem", [*common, "actor.iterations=3", *white]),
+        f"icem 2x{budget}, std 1, exponent 1": ("icem", [*common, "actor.iterations=2", *wide]),
+        f"icem 2x{budget}, std 1": ("icem", [*common, "actor.iterations=2", "actor.init_std=1"]),
     }
 
 
