@@ -34,7 +34,11 @@ def settings(budget: int) -> dict[str, tuple[str, list[str]]]:
         f"icem 2x{budget}": ("icem", [*common, "actor.iterations=2"]),
         f"icem 3x{budget}": ("icem", [*common, "actor.iterations=3"]),
         f"icem 2x{budget}, std 1, exponent 1": ("icem", [*common, "actor.iterations=2", *wide]),
-        f"icem 2x{budget}, std 1": ("icem", [*common, "actor.iterations=2", "actor.init_std=1"]),
+        f"icem 2x{budget}, mean": ("icem", [*common, "actor.iterations=2", "actor.choose=mean"]),
+        f"icem 2x{budget}, mean, std 1, exponent 1": (
+            "icem",
+            [*common, "actor.iterations=2", *wide, "actor.choose=mean"],
+        ),
     }
 
 
