@@ -223,7 +223,7 @@ def test_films_of_a_run_show_true_colours(run: Path) -> None:
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     for name in ("dream", "episode"):
         kept = (run / f"{name}.png").read_bytes()
-        shown = [event.encoded_image_string for event in events.Images(f"evaluate/video/{name}")]
+        shown = [event.encoded_image_string for event in events.Images(f"evaluate/rollout/{name}")]
         assert shown[-1] == kept
         for content in shown:
             assert all(distance_to_red(frame) == 0 for frame in frames_of(content))

@@ -405,7 +405,7 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
     events = EventAccumulator(str(offline), size_guidance={"images": 0}).Reload()  # without env steps, over updates
     assert [event.step for event in events.Scalars("learn/model/loss")] == [2, 3, 4, 6]
     assert [event.step for event in events.Scalars("learn/dream/image_mse_01")] == [3, 6]
-    assert [event.step for event in events.Images("evaluate/video/dream")] == [3, 6]
+    assert [event.step for event in events.Images("evaluate/rollout/dream")] == [3, 6]
     assert not any(tag.startswith("over_updates/") for tag in events.Tags()["scalars"])
     assert not any(key.startswith(("evaluate/", "collect/")) for row in history for key in row)
     assert (offline / "losses.png").exists() and (offline / "dream.png").exists()

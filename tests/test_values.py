@@ -72,7 +72,7 @@ def test_a_run_with_a_critic_shows_its_values(tmp_path: Path) -> None:
     assert runs.go(tmp_path, "train.env_steps=20", recipe=words) == 0
     events = EventAccumulator(str(tmp_path / "r"), size_guidance={"images": 0}).Reload()
     for name in ("value", "value_obtained", "value_minus_obtained"):
-        assert len(events.Scalars(f"evaluate/{name}")) == len(events.Images("evaluate/video/values")) > 0
-    assert (tmp_path / "r" / "values.png").read_bytes() == events.Images("evaluate/video/values")[
+        assert len(events.Scalars(f"evaluate/{name}")) == len(events.Images("evaluate/rollout/values")) > 0
+    assert (tmp_path / "r" / "values.png").read_bytes() == events.Images("evaluate/rollout/values")[
         -1
     ].encoded_image_string

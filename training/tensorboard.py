@@ -3,7 +3,7 @@
 TensorBoard sorts groups of tags by their names, opens the first two, and shows twelve cards of each. So evaluations
 come first, then what is learned, then the same over updates, and bookkeeping last:
 
-    evaluate/       returns, planned and obtained; last, as there is a card for each run, films: evaluate/video/
+    evaluate/       the return, films (evaluate/rollout/), and what planner or critic had expected (evaluate/value...)
     learn/          losses and statistics of every part; learn/dream/: errors of dreams by horizon
     over_updates/   the curves of both over updates
     run/            collecting, actions, counters, seconds, rates
@@ -27,8 +27,9 @@ from torch.utils.tensorboard.summary import hparams
 from training.attempts import Attempts
 from worldmodel import files
 
+EXPECTED = {f"evaluate/{name}": f"evaluate/value/{name}" for name in
+            ("planned_return", "obtained_return", "planned_minus_obtained")}  # fmt: skip
 ASIDE = ("evaluate/act_ms", "evaluate/ci95", "evaluate/episode_length")
-GROUPS = dict.fromkeys(ASIDE, "run/") | {"evaluate/": "", "learn/": "", "dream/": "learn/"}  # others: run/
 NAME = "TensorBoard's files"  # in messages
 SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-parameters: their last values
 
@@ -116,7 +117,7 @@ class TensorBoard:
         with self.writing():
             width, height = Image.open(io.BytesIO(content)).size
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-            self.add(Summary(value=[Summary.Value(tag=f"evaluate/video/{name}", image=image)]), self.x(step, updates))
+            self.add(Summary(value=[Summary.Value(tag=f"evaluate/rollout/{name}", image=image)]), self.x(step, updates))
 
     def describe(self, config: Mapping[str, Any], step: int, updates: int) -> None:
         """The config as text, and the hyper-parameters, with the final score in TensorBoard's table of them."""
@@ -135,7 +136,11 @@ class TensorBoard:
 
 def tag_of(name: str) -> str:
     """The tag of a metric."""
-    return next((group for known, group in GROUPS.items() if name.startswith(known)), "run/") + name
+    if name.startswith("dream/"):
+        return f"learn/{name}"
+    if name.startswith(("evaluate/", "learn/")) and name not in ASIDE:
+        return EXPECTED.get(name, name)
+    return f"run/{name}"
 
 
 def leaves(config: Mapping[str, Any], path: str = "") -> dict[str, str | int | float]:
