@@ -49,6 +49,7 @@ def record(folder: Path) -> dict[str, Any]:
     return {
         "command": re.sub(r" \+*runs=\S+", "", run.info["command"]),  # where the runs lie says nothing
         **{key: run.info[key] for key in ("commit", "device", "seed", "python", "versions")},
+        **{key: run.info.get(key) for key in ("precision", "threads")},  # runs of earlier versions do not say
         "processor": processor(),
         "hardware": sorted({where for _, where in trained}) or [hardware(run.info["device"])],
         "env": run.config.get("env"),

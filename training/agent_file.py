@@ -30,7 +30,9 @@ FORMAT = "worldmodel agent 1"
 LARGEST = 256 << 20  # bytes that are read
 LARGEST_HEADER = 1 << 20
 PARTS = ("model", "actor")
-KEPT = ("spec", "seed", "plugins", "device", "threads", "commit", "python", "versions", "command")  # of run.json
+KEPT = (  # of run.json
+    "spec", "seed", "plugins", "device", "processor", "precision", "threads", "commit", "python", "versions", "command",
+)  # fmt: skip
 DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 BLANK = b"0" * 64  # stands where the digest will be while it is computed
 

@@ -25,9 +25,6 @@ def curves(folder: Path, history: Sequence[dict[str, float]]) -> None:
 
 def figure(width: float, height: float) -> Any:
     """An empty figure that needs no screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")

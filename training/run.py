@@ -7,9 +7,7 @@ checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   va
 import contextlib
 import json
 import os
-import platform
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,7 +62,13 @@ class Run:
 
     @staticmethod
     def create(
-        folder: Path, config: dict[str, Any], spec: Spec, device: str, initial_rows: int = 0, threads: int | None = None
+        folder: Path,
+        config: dict[str, Any],
+        spec: Spec,
+        device: str,
+        initial_rows: int = 0,
+        threads: int | None = None,
+        precision: str | None = None,
     ) -> "Run":
         """A new run, locked; initial_rows are in replay at its start. run.json is written last: a folder
         without it is no run. Errors: RunError, if another process is at it.
@@ -76,11 +80,9 @@ class Run:
             "initial_rows": initial_rows,
             "plugins": config["plugins"],
             "device": device,
+            "precision": precision,
             "threads": threads,
-            "commit": versions.commit(),
-            "python": platform.python_version(),
-            "versions": versions.packages(),
-            "command": " ".join(sys.argv),
+            **versions.made_with(),
         }
         check_not_lost(folder)
         run = Run(folder, config, info).lock()

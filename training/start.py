@@ -53,7 +53,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
             )
         plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), (agent, explorer))
         threads = use_threads(config.agent.threads, agent.num_model_parameters())
-        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads)
+        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads, agent.precision)
         replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if initial:

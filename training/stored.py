@@ -36,6 +36,8 @@ class Info(Stored):
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     plugins: list[Annotated[StrictStr, Field(max_length=200, pattern=r"^\w+(\.\w+)*$")]] = Field([], max_length=100)
     device: Text | None = None
+    processor: Text | None = None
+    precision: Text | None = None
     commit: Text | None = None
     command: Text | None = None
     python: Text | None = None

@@ -1,13 +1,29 @@
-"""Which code and which libraries a run was made with."""
+"""Which code, libraries and processor a run was made with."""
 
 import contextlib
 import importlib.metadata
 import os
+import platform
 import subprocess
+import sys
+from typing import Any
+
+import torch
 
 from training.components import ROOT
 
 PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
+
+
+def made_with() -> dict[str, Any]:
+    """What run.json says of it."""
+    return {
+        "processor": processor(),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": packages(),
+        "command": " ".join(sys.argv),
+    }
 
 
 def commit() -> str | None:
@@ -31,3 +47,8 @@ def packages() -> dict[str, str | None]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def processor() -> str:
+    """The instructions that sums on a CPU are computed with, such as `x86_64 AVX512`: others round differently."""
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
