@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/ print can be typed: words compose, options are known, files and links are there."""
+"""What README.md and docs/ print can be typed: words compose, options are known, files and links are there."""
 
 import argparse
 import importlib
