@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_docs import examples
 
 from training import command_line
@@ -138,6 +140,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", target.read_text("utf8"), re.MULTILINE) if anchor else []
             plain = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert not anchor or anchor in plain, link
+
+
+def test_tags_are_those_that_tensorboard_shows(tmp_path: Path) -> None:
+    """Of the page that says what to look at: what a planner on an RSSM with a continue head writes, and one more."""
+    words = ("env=catch", "env.size=[16,16]", "env.time_limit=9", "train.env_steps=36", "model.continue_weight=1")
+    assert runs.go(tmp_path, *words) == 0
+    (folder,) = tmp_path.iterdir()
+    events = EventAccumulator(str(folder), {"scalars": 1, "images": 1, "histograms": 1}).Reload()
+    found = events.Tags()
+    shown = {*found["scalars"], *found["images"], *found["histograms"], "learn/actor/entropy"}
+    text = (ROOT / "docs" / "which_recipe.md").read_text("utf8")
+    told = set(re.findall(r"`((?:evaluate|learn|run|over_updates)/[\w/]+)`", text))
+    assert len(told) > 10 and told - shown == set()
 
 
 def test_the_gallery_is_that_of_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
