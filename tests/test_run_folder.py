@@ -2,6 +2,7 @@
 what was edited by hand is told.
 """
 
+import importlib.metadata
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import runs
+import torch
 
 import agents
 import evaluate
@@ -24,8 +26,8 @@ from training.run import Run, RunError
 from training.trained import TrainedRun
 
 SECRET = b"of somebody else"
-LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.gif", "evaluation.json", "videos/dream.gif",
-        "videos/episode-0.gif")  # fmt: skip
+LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.png", "evaluation.json", "videos/dream.png",
+        "videos/episode-0.mp4")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,15 @@ def test_an_evaluation_does_not_read_the_log_again(tmp_path: Path, monkeypatch: 
 
 
 # ---- config.yaml and run.json ----
+
+
+def test_run_json_says_what_a_score_depends_on(run: Path) -> None:
+    """What docs/reproducing.md looks up there."""
+    info = json.loads((run / "run.json").read_text())
+    assert (info["seed"], info["device"], info["precision"], info["threads"]) == (0, "cpu", "fp32", 1)
+    assert info["processor"].endswith(torch.backends.cpu.get_cpu_capability())
+    assert info["versions"]["torch"] == importlib.metadata.version("torch") and info["python"] and info["command"]
+    assert "commit" in info
 
 
 def test_a_config_that_was_edited_is_told_and_can_be_restored(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
