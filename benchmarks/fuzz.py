@@ -69,7 +69,7 @@ def prepare(folder: Path) -> None:
 
     with contextlib.redirect_stdout(io.StringIO()):
         training.train(*RECIPE, "run=run", f"runs={folder}")
-    for name in ("dream.gif", "curve.png", "losses.png"):
+    for name in ("dream.png", "curve.png", "losses.png"):
         (folder / "run" / name).unlink(missing_ok=True)
     run = Run.read(folder / "run")
     newest = run.newest()

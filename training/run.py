@@ -1,6 +1,6 @@
 """A run's folder: config, metrics, checkpoints, replay, pictures. It is what one trains, resumes, evaluates and shares.
 
-config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.gif
+config.yaml  run.json  metrics.jsonl  events.out.*  evaluation.json  curve.png  dream.png
 checkpoints/step-<env steps>-<updates>-<evaluations>/   replay/<digest>.npz   validation/   videos/
 """
 

@@ -71,7 +71,7 @@ class Watch:
         if problem:
             name = getattr(self.config.env, "id", None)
             picture = f"look at it: {command('-m envs.check', name, '--picture', 'out.png')}" if name else ""
-            look = picture or "look at the run's dream.gif"
+            look = picture or "look at the run's dream.png"
             self.once("pictures", f"{problem} in an episode: {look}")
 
     def started(self, image: bytes) -> None:
