@@ -529,3 +529,48 @@ def test_a_manifest_that_leaves_files_out_is_damaged(small: Small) -> None:
         (folder / MANIFEST).write_text(json.dumps(manifest | {"files": rest}))
         with pytest.raises(Damaged, match=f"{small.name}.*{name}"):
             checkpoint.verify(folder)
+
+
+def signed(folder: Path, name: str, content: bytes) -> None:
+    """A file of a checkpoint with other content, and its digest in the manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / name).write_bytes(content)
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (b"[]", "input should be a valid dictionary"),
+        (b'{"counters": {"env_steps": "10"}, "metrics_bytes": 0}', "counters.env_steps"),
+        (b'{"counters": {}, "metrics_bytes": -1}', "metrics_bytes"),
+        (b'{"counters": {}, "metrics_bytes": 0, "sums": {"loss": []}}', "sums.loss"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b" " * (5 << 20), "more than 4,194,304"),
+    ],
+    ids=range(6),
+)
+def test_a_state_of_other_types_is_damaged_although_its_digest_is_right(small: Small, state: bytes, said: str) -> None:
+    folder = small.run.checkpoints / small.name
+    signed(folder, "state.json", state)
+    with pytest.raises(Damaged, match=f"{small.name}/state.json: .*{said}"):
+        checkpoint.verify(folder)
+    assert loaded(small.run)[0] == "step-00000005-00000005"
+
+
+def test_a_million_tensors_are_not_made(small: Small) -> None:
+    folder = small.run.checkpoints / small.name
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    signed(folder, "optim.safetensors", header({f"w{number}": empty for number in range(60_000)}))
+    with pytest.raises(Damaged, match=r"optim\.safetensors: it holds more than 50,000 tensors"):
+        checkpoint.verify(folder)
+    signed(folder, "optim.safetensors", header({"w" * (17 << 20): empty}))
+    with pytest.raises(Damaged, match=r"optim\.safetensors: its header has 17,\d+,\d+ bytes"):
+        checkpoint.verify(folder)
+
+
+def test_a_file_beyond_memory_is_not_read(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "available_memory", lambda: 100)
+    with pytest.raises(Damaged, match=r"has \d+ bytes; 50 are half of what is free"):
+        checkpoint.verify(small.run.checkpoints / small.name)
