@@ -85,7 +85,8 @@ for seed in $seeds; do # a seed of every task before the next seed
             continue
         fi
         while [ "${#running[@]}" -ge "$JOBS" ]; do reap; done
-        (set -e; one "$name" "${words[@]}") >>"$RUNS/$name.log" 2>&1 &
+        # The trap makes the shell wait for train.py, which saves, instead of leaving before it.
+        (trap : TERM; set -e; one "$name" "${words[@]}") >>"$RUNS/$name.log" 2>&1 &
         running[$!]=$name
         say "$name: begins or goes on"
     done
