@@ -77,6 +77,7 @@ def test_commands_are_found() -> None:
     assert len(of("worldmodel.replay.check")) > 1 and of("training.recordings")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("my_package")
 def test_what_train_is_given_composes() -> None:
     seen = set()
@@ -140,6 +141,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", target.read_text("utf8"), re.MULTILINE) if anchor else []
             plain = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert not anchor or anchor in plain, link
+
+
+@pytest.mark.slow
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less to learn."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf8"), re.MULTILINE | re.DOTALL)
+    asked = '"exp=quickstart", "seed=1", "run=mine"'
+    assert asked in block and "done = terminated or truncated" in block
+    names: dict[str, Any] = {}
+    exec(block.replace(asked, f'*{runs.TINY!r}, "run=mine"'), names)  # noqa: S102 this project's own page
+    assert names["done"] is True and (tmp_path / "runs" / "mine" / "run.json").exists()
 
 
 def test_tags_are_those_that_tensorboard_shows(tmp_path: Path) -> None:
