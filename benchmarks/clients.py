@@ -37,7 +37,7 @@ class Client(NamedTuple):
 CLIENTS = {
     "MiniGrid": Client("minigrid", "minigrid:MiniGrid-Empty-5x5-v0"),
     "MiniWorld": Client("miniworld", "miniworld:MiniWorld-Hallway-v0"),
-    "highway-env": Client("highway-env", "highway_env:highway-v0", words=("env.fit=crop",)),
+    "highway-env": Client("highway-env", "highway_env:highway-v0", words=("env.fit=letterbox",)),
     "Atari": Client("ale-py", "ale_py:ALE/Pong-v5", words=("env.time_limit=160",)),
     "ViZDoom": Client("vizdoom", "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", words=("env.image=screen",)),
     "CarRacing": Client("gymnasium[box2d]", "CarRacing-v3", words=("env.time_limit=40",)),
@@ -84,7 +84,8 @@ def reason(output: str) -> str:
     """The line that says why."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(BAD|error:|ERROR)", line)] or lines[-1:]
-    return re.sub(r"^(BAD|error:|ERROR:)\s*", "", told[0] if told else "nothing was said")[:300]
+    line = re.sub(r"^(BAD|error:|ERROR:)\s*", "", told[0] if told else "nothing was said")
+    return re.sub(r"/\S*/site-packages/", "", line)[:300]
 
 
 def check(client: Client, python: Path, folder: Path, found: dict[str, object]) -> bool:
