@@ -186,9 +186,10 @@ def test_whole_episodes_of_an_endless_environment_are_cut_where_replay_is_full(
 def test_an_episode_longer_than_anyone_said_finds_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The room is what the config allows; estimates from a declared limit are none."""
     gymnasium.registry.pop("Flaky-v0", None)
-    gymnasium.register("Flaky-v0", entry_point=Flaky, kwargs=dict(length=1500))
-    assert go(tmp_path, "train.prefill=1", "train.env_steps=1500", "replay.capacity=500000", "train.eval_every=99") == 0
-    assert counted(tmp_path)["agent_steps"] == 1500
+    gymnasium.register("Flaky-v0", entry_point=Flaky, kwargs=dict(length=1100))
+    quick = ["actor.horizon=1", "actor.iterations=1", "actor.candidates=2", "actor.elites=1", "train.eval_every=99"]
+    assert go(tmp_path, "train.prefill=1", "train.env_steps=1100", "replay.capacity=500000", *quick) == 0
+    assert counted(tmp_path)["agent_steps"] == 1100
 
 
 # ---- what is suspicious ----
