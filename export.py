@@ -45,6 +45,8 @@ def export(folder: Path, file: Path, weights: str, megabytes: float, plugins: Se
         raise ValueError(f"{file}: the file's name ends with {agent_file.SUFFIX}")
     if file.exists():
         raise ValueError(f"{file} exists already: delete it, or choose another name")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file}: there is no folder {file.parent}: make it, or choose another")
     run = Run.read(folder)
     checkpoint = run.newest()
     evaluation = recorded_evaluation(run, checkpoint)

@@ -113,7 +113,7 @@ def user_wrappers(env: gymnasium.Env, config: Config) -> gymnasium.Env:
         module, _, attribute = name.partition(":")
         try:
             env = getattr(importlib.import_module(module), attribute)(env)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise EnvError(f"{config.label}: env.wrappers: {name}: {told(error)}") from error
         if not isinstance(env, gymnasium.Env):
             raise EnvError(f"{config.label}: env.wrappers: {name} gives {type(env).__name__}, no Gymnasium environment")

@@ -16,7 +16,7 @@ import numpy as np
 import pydantic
 
 from envs import diagnosis, isolation, pixels
-from envs.errors import EnvError
+from envs.errors import EnvError, told
 from envs.suites import gym
 
 SHOWN, SIDE = 4, 512  # images in the picture, and about as many pixels are the rows of each
@@ -47,7 +47,7 @@ def check(config: gym.Config, steps: int, report: Report, picture: str | None = 
         spaces(raw, config, report)
         reuse(raw, report)
     finally:
-        raw.close()
+        close(raw, report)
     env = isolation.build(gym.build, config)
     try:
         for note in env.metadata["notes"]:
@@ -56,7 +56,7 @@ def check(config: gym.Config, steps: int, report: Report, picture: str | None = 
         again, rewards_again, _ = play(env, min(steps, 50))
         others = [play(env, min(steps, 10), seed=seed)[:2] for seed in (1, 2)]
     finally:
-        env.close()
+        close(env, report)
     seen(images, rewards, ends, report)
     if np.array_equal(again, images[: len(again)]) and rewards_again == rewards[: len(rewards_again)]:
         report.ok("the same seed and actions give the same images and rewards")
@@ -67,6 +67,14 @@ def check(config: gym.Config, steps: int, report: Report, picture: str | None = 
     if picture:
         draw(images, picture)
         report.ok(f"{picture}: what the agent sees, enlarged")
+
+
+def close(env: gymnasium.Env, report: Report) -> None:
+    """Closes it; that this fails is no fault in what was learned: training warns of it, too."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        report.note(f"close() failed: {told(error)}")
 
 
 def spaces(env: gymnasium.Env, config: gym.Config, report: Report) -> None:
@@ -90,7 +98,7 @@ def reuse(env: gymnasium.Env, report: Report) -> None:
     try:
         first, _ = env.reset(seed=0)
         second = env.step(env.action_space.sample())[0]
-    except Exception:
+    except (Exception, SystemExit):
         return  # `play` will name it
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray) and np.shares_memory(first, second):
         report.note("the observation's buffer is reused; copied here, but others may be surprised")

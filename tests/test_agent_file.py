@@ -119,7 +119,11 @@ def test_an_export_says_what_it_needs(run: Path, tmp_path: Path, capsys: pytest.
     finally:
         path.write_text(was)
     (tmp_path / "b.agent").write_text("mine")
-    for name, said in (("a.zip", "ends with .agent"), ("b.agent", "exists already"), ("no/a.agent", "No such file")):
+    for name, said in (
+        ("a.zip", "ends with .agent"),
+        ("b.agent", "exists already"),
+        ("no/a.agent", "there is no folder "),
+    ):
         assert export.main([str(run), str(tmp_path / name)]) == 1
         assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["b.agent"] and (tmp_path / "b.agent").read_text() == "mine"

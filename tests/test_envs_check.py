@@ -57,6 +57,41 @@ def test_the_report(name: str, status: int, text: str, capsys: pytest.CaptureFix
     assert ("BAD" in output) == bool(status)
 
 
+class Exits(Odd):
+    """Calls exit(0) in one of its methods, as scripts without a licence or a display do."""
+
+    def __init__(self, where: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.where = where
+        self.leave("__init__")
+
+    def leave(self, method: str) -> None:
+        if method == self.where:
+            raise SystemExit(0)
+
+    def reset(self, **kwargs):
+        self.leave("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.leave("step")
+        return super().step(action)
+
+    def close(self) -> None:
+        self.leave("close")
+
+
+@pytest.mark.parametrize("where, line", [("__init__", "BAD"), ("reset", "BAD"), ("step", "BAD"), ("close", "note")])
+def test_an_environment_that_calls_exit_does_not_end_the_check(
+    where: str, line: str, capsys: pytest.CaptureFixture
+) -> None:
+    gymnasium.register("CheckedExits-v0", entry_point=Exits, kwargs={"where": where})
+    assert check.main(["CheckedExits-v0", "--steps", "20"]) == int(line == "BAD")
+    gymnasium.registry.pop("CheckedExits-v0")
+    said = capsys.readouterr().out.splitlines()
+    assert any(text.startswith(line) and "SystemExit: 0" in text for text in said), said
+
+
 def test_an_unknown_id_names_the_nearest(capsys: pytest.CaptureFixture) -> None:
     assert check.main(["ChekedGood-v0"]) == 1
     assert "nearest: CheckedGood-v0" in capsys.readouterr().out

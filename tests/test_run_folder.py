@@ -353,3 +353,34 @@ def test_a_checkpoint_that_training_deletes_meanwhile_is_no_damage(
     shutil.rmtree(run / "checkpoints")  # all that is needed is in memory
     agent, _ = trained.prepare_agent(None, 1)
     assert trained.result(None, agent, *trained.evaluate(agent, 1))["checkpoint"] == older
+
+
+def test_a_run_that_is_moved_while_it_trains_ends_and_says_so(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, moved = tmp_path / "r", tmp_path / "moved"
+    shutil.copytree(whole, run)
+    save = Run.save
+
+    def elsewhere(self: Run, *words: Any) -> None:
+        if run.exists() and not moved.exists():
+            run.rename(moved)
+        save(self, *words)
+
+    monkeypatch.setattr(Run, "save", elsewhere)
+    assert runs.go(tmp_path, "train.env_steps=60") == 1
+    said = capsys.readouterr()
+    assert f"{run} was moved or deleted while it was trained" in said.err and "saved" not in said.out + said.err
+    assert not (run / "checkpoints").exists() and not (run / "replay").exists()
+    shutil.rmtree(run, ignore_errors=True)
+    moved.rename(run)
+    monkeypatch.setattr(Run, "save", save)
+    assert runs.go(tmp_path, "train.env_steps=60") == 0
+
+
+def test_what_is_no_run_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.agent").write_bytes(b"")
+    for folder, why in ((tmp_path / "mine.agent", "it is a file"), (tmp_path / "no", "there is no such folder"),
+                        (tmp_path, "it has no run.json")):  # fmt: skip
+        with pytest.raises(RunError, match=re.escape(f"{folder} is not a run: {why}")):
+            Run.read(folder)

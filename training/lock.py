@@ -34,6 +34,22 @@ def refuse_if_held(folder: Path) -> None:
         take(folder, fcntl.LOCK_SH, os.O_RDONLY, "rb", alone=False).close()
 
 
+def check_still_there(folder: Path, file: BinaryIO | None) -> None:
+    """Errors: RunError, if the folder was moved or deleted since: what is written then would begin half a run, without
+    config and episodes, where nobody holds the lock."""
+    if file is None:
+        return
+    try:
+        there = os.path.samestat(os.stat(folder / "lock", follow_symlinks=False), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise RunError(
+            f"{folder} was moved or deleted while it was trained (its file lock is gone or another): delete what is "
+            f"left there, move the run back, and the same command goes on from its last checkpoint"
+        )
+
+
 def take(folder: Path, kind: int, flags: int, mode: str, alone: bool) -> BinaryIO:
     path = folder / "lock"
     try:

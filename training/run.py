@@ -17,13 +17,12 @@ from torch import Tensor
 
 from training import checkpoint, hints, lock, versions
 from training.checkpoint import Checkpoint
-from training.components import nearest
 from training.legacy import upgrade_config, upgrade_spec
 from training.lock import RunError
 from training.metrics import Metrics
 from training.plain import LARGEST_CONFIG, cut, read_json, read_yaml, shown
 from training.rotation import Rotation
-from training.run_name import runs_beside
+from training.run_name import not_a_run
 from training.stored import check_info
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
@@ -99,9 +98,7 @@ class Run:
     def read(folder: Path) -> "Run":
         """Errors: RunError."""
         if not Run.exists(folder):
-            known = runs_beside(folder)
-            there = f"; runs beside it: {', '.join(known)}{nearest(folder.name, known)}" if known else ""
-            raise RunError(f"{folder} is not a run: it has no run.json{there}")
+            raise RunError(not_a_run(folder))
         name = ""
         try:
             check_inside(folder)
@@ -153,7 +150,10 @@ class Run:
     def save(
         self, name: str, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], replay: Replay, keep: int
     ) -> None:
-        """Replay's new chunks, then the checkpoint that lists them; then files that are not listed are deleted."""
+        """Replay's new chunks, then the checkpoint that lists them; then files that are not listed are deleted. Errors:
+        RunError, OSError.
+        """
+        lock.check_still_there(self.folder, self.lock_file)
         chunks = replay.save(self.replay)
         checkpoint.sync(self.replay)
         state = {**state, "metrics_bytes": self.metrics.size(), "event_bytes": self.metrics.tensorboard.sizes()}

@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.components import nearest
+
 LONGEST_NAME = 200  # of a run; file systems take 255 bytes
 NOT_IN_NAME = ("run=", "runs=", "exp=", "resume=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
 
@@ -22,3 +24,14 @@ def made_from(recipe: str, overrides: Sequence[str]) -> str:
 def runs_beside(folder: Path) -> list[str]:
     """The names of the runs in the same folder."""
     return sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
+
+
+def not_a_run(folder: Path) -> str:
+    """Why this path is no run's folder, and which ones are near."""
+    if folder.is_file():  # such as an agent's file, where a run is asked for
+        why = "it is a file; a run's folder is wanted, such as runs/cartpole1"
+    else:
+        why = "it has no run.json" if folder.is_dir() else "there is no such folder"
+    known = runs_beside(folder)
+    there = f"; runs beside it: {', '.join(known)}{nearest(folder.name, known)}" if known else ""
+    return f"{folder} is not a run: {why}{there}"

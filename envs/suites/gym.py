@@ -94,7 +94,7 @@ def by_id(name: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         raise EnvError(f"{name}: a package is missing: {error}") from error
     except ImportError as error:
         raise EnvError(f"{name}: {missing(name, error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that calls exit() must not end the program, as if all were well
         raise EnvError(f"{name}: could not be made: {told(error)}") from error
 
 
