@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.components import nearest
-
 LONGEST_NAME = 200  # of a run; file systems take 255 bytes
 NOT_IN_NAME = ("run=", "runs=", "exp=", "resume=", "skip_damaged=", "plugins=")  # of overrides, in a run's name
 
@@ -28,6 +26,8 @@ def runs_beside(folder: Path) -> list[str]:
 
 def not_a_run(folder: Path) -> str:
     """Why this path is no run's folder, and which ones are near."""
+    from training.components import nearest  # which loads torch
+
     if folder.is_file():  # such as an agent's file, where a run is asked for
         why = "it is a file; a run's folder is wanted, such as runs/cartpole1"
     else:
