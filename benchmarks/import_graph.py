@@ -23,6 +23,7 @@ PLACES = {  # rooms, and where they are drawn: x, y
     ENTRIES: (2.0, 6.2),
     "viewer": (3.9, 5.6),
     "training": (2.5, 4.8),
+    "training/doctor": (0.6, 5.2),
     "agents": (1.25, 3.1),
     "agents/explorers": (-0.3, 4.5),
     "agents/planners": (-0.3, 3.4),
