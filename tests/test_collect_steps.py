@@ -127,13 +127,14 @@ def test_evaluations_and_saves_in_between_change_nothing(tmp_path: Path, whole: 
 
 
 def test_whole_episodes_may_have_a_ratio_too(tmp_path: Path) -> None:
-    words = ["train.collect.unit=episodes", "train.collect.per_round=1", "train.prefill=2"]
-    assert go(tmp_path / "a", *words) == 0
+    words = [word for word in STEPS if not word.startswith("train.collect.per_round=")]  # it would do nothing
+    words += ["train.collect.unit=episodes", "train.prefill=2"]
+    assert runs.go(tmp_path / "a", recipe=words) == 0
     found = runs.digests(tmp_path / "a" / "r")
     assert found["prefill_agent_steps"] == 14
     assert found["updates"] == (found["agent_steps"] - 14) * 2 // 8
-    assert go(tmp_path / "b", *words, stop=runs.StopAt(33)) == 143
-    assert go(tmp_path / "b", *words) == 0
+    assert runs.go(tmp_path / "b", recipe=words, stop=runs.StopAt(33)) == 143
+    assert runs.go(tmp_path / "b", recipe=words) == 0
     assert runs.digests(tmp_path / "b" / "r") == runs.digests(tmp_path / "a" / "r")
 
 
