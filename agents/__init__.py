@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    import training.shadowing  # noqa: F401  # whose import refuses if something else hides a room of ours
+    import training.shadowing
+
+    training.shadowing.refuse_shadows()  # an installed clone finds its files below somebody else's `training`, too
 except ModuleNotFoundError as error:
     raise ImportError(
         "`training` is another module here, which hides this project's own: rename it, or start where Python does not "

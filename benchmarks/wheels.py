@@ -32,6 +32,10 @@ THERE = (
     "wrapt",
 )  # fmt: skip
 LEFT_BEHIND = (
+    "ale-py",  # for env=atari
+    "h5py",  # for recordings of other projects, like minari
+    "minari",
+    "playwright",  # for screenshots
     "labmaze",  # for dm_control.locomotion
     "vizdoom",  # for TakeCover
     "websockets",  # for mujoco.experimental

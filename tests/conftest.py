@@ -2,7 +2,7 @@
 
 import signal
 
-# Whoever starts tests in the background (nohup, a shell's &, some CI systems) has signals ignored in all that they start,
+# Who starts tests in the background (nohup, a shell's &, some CI systems) has signals ignored in all that they start,
 # and train.py respects that. The programs that tests start and end by signals must not inherit it.
 for number, handler in (
     (signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL),

@@ -318,7 +318,7 @@ def test_the_check_tells_what_there_is(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     for words in ("read as world_models", "there are no rewards", "6 of 40 to 40 actions, 240 in all",
                   "16 x 16, 1 channel", "2 numbers, in -1..1, -0.99..0.98", "0 of 6 episodes", "as it is read",
-                  f"python train.py data={tmp_path} exp=offline data_size=[16,16]"):  # fmt: skip
+                  f"python train.py data={tmp_path} exp=offline 'data_size=[16,16]'"):  # fmt: skip
         assert words in said, said
     assert check.main([str(tmp_path), "--layout", "action_led_to_image"]) == 0
     assert "NOT as it is read" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.report import Reporter
+from training.report import Reporter, read_clocks
 from training.schedule import Counters
 
 
@@ -15,6 +15,7 @@ def reporter(said: list[dict[str, float]]) -> Any:
     """Without a run."""
     made = Reporter.__new__(Reporter)
     made.sums, made.counts, made.seconds = {}, {}, {"learn": 1.0}
+    made.clocks, made.reported_steps = read_clocks(), 0
     made.schedule = SimpleNamespace(counters=Counters())  # type: ignore[assignment]
     made.log = said.append  # type: ignore[assignment, method-assign]
     made.lines = []  # type: ignore[attr-defined]
