@@ -127,8 +127,9 @@ def test_killed_before_the_first_checkpoint_it_begins_again(tmp_path: Path, whol
     shutil.copytree(whole, tmp_path / "r")
     for name in ("checkpoints", "replay"):
         shutil.rmtree(tmp_path / "r" / name)
+    (tmp_path / "r" / "checkpoints").mkdir()
     if inside:
-        (tmp_path / "r" / "checkpoints" / "step-00000015-00000004.tmp-1").mkdir(parents=True)
+        (tmp_path / "r" / "checkpoints" / "step-00000015-00000004.tmp-1").mkdir()
     with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "learn/lo')  # torn by the kill
     assert runs.go(tmp_path) == 0
@@ -259,3 +260,17 @@ def test_there_is_room_for_episodes_that_end_at_once(tmp_path: Path) -> None:
     trainer = open_trainer(config, runs.SignalHandler())
     assert trainer.replay.capacity >= 2 * config.train.env_steps
     trainer.close()
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_begin_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs.go(tmp_path, "train.env_steps=10") == 0
+    logged = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    (tmp_path / "r" / "checkpoints").rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert runs.go(tmp_path) == 1
+    assert "checkpoints is gone: put it back from a copy" in capsys.readouterr().err
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == logged
+    (tmp_path / "elsewhere").rename(tmp_path / "r" / "checkpoints")
+    assert runs.go(tmp_path) == 0

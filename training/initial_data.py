@@ -8,9 +8,9 @@ from torch import Tensor
 
 from training import hints
 from training.config import Config, RootConfig, check_section
-from training.plain import shown
+from training.plain import differences, shown
 from training.progress import console
-from training.run import Run, RunError, differences
+from training.run import Run, RunError
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import evidence, recorded

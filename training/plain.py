@@ -4,6 +4,7 @@ ValueError. Messages show values cut, without ever writing them out whole.
 
 import json
 import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -77,3 +78,12 @@ def shown(value: object) -> str:
 
 def cut(text: str, length: int = LONGEST_SHOWN) -> str:
     return text if len(text) < length else text[: length - 3] + "..."
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The keys in which two configs differ: (path, old value, new value)."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [] if old == new else [(path, old, new)]
+    keys = [*old, *(key for key in new if key not in old)]
+    inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key)) for key in keys)
+    return [difference for found in inside for difference in found]

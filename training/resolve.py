@@ -10,8 +10,8 @@ from typing import Any
 from training.components import nearest
 from training.config import Config, check
 from training.idle_keys import idle_keys
-from training.plain import shown
-from training.run import Run, RunError, differences
+from training.plain import differences, shown
+from training.run import Run, RunError
 from training.run_name import LONGEST_NAME, made_from, runs_beside
 from training.size import with_size
 from worldmodel.base import ConfigError

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from training.checkpoint import Checkpoint
 from training.legacy import upgrade_config, upgrade_spec
 from training.lock import RunError
 from training.metrics import Metrics
-from training.plain import LARGEST_CONFIG, cut, read_json, read_yaml, shown
+from training.plain import LARGEST_CONFIG, cut, differences, read_json, read_yaml, shown
 from training.rotation import Rotation
 from training.run_name import not_a_run
 from training.stored import check_info
@@ -90,6 +90,7 @@ class Run:
             raise RunError(f"{folder} has just been begun by another process: give the same command again to go on")
         run.written["config.yaml"] = yaml.safe_dump(config, sort_keys=False).encode()
         run.written["run.json"] = json.dumps(info, indent=2).encode()
+        files.make_folder(run.checkpoints)
         for name, content in run.written.items():
             files.write(folder / name, content)
         return run
@@ -226,6 +227,8 @@ def check_inside(folder: Path) -> None:
 def check_not_lost(folder: Path) -> None:
     """Errors: RunError, if there was a run whose run.json is gone: it must not be begun anew over what is left."""
     left = [name for name in ("checkpoints", "replay", "metrics.jsonl") if os.path.lexists(folder / name)]
+    if left == ["checkpoints"] and not checkpoint.names(folder / "checkpoints"):
+        left = []  # an empty folder of a run that was killed as it began
     if left and not Run.exists(folder):
         copy = copies(folder, "run.json") or ": restore that from a copy, or choose another run=..."
         raise RunError(f"{folder} holds {' and '.join(left)}, but no run.json{copy}")
@@ -239,12 +242,3 @@ def copies(folder: Path, name: str) -> str:
             if name and path.is_file():
                 return f"; there is a copy: {shlex.join(['cp', str(path), str(folder / name)])}"
     return ""
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """The keys in which two configs differ: (path, old value, new value)."""
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return [] if old == new else [(path, old, new)]
-    keys = [*old, *(key for key in new if key not in old)]
-    inside = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key)) for key in keys)
-    return [difference for found in inside for difference in found]

@@ -84,6 +84,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         )
         trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
+            refuse_lost_checkpoints(run)
             run.metrics.rewind(0, {}, -1)
             console.print("no checkpoint yet: starting from the beginning")
             initial = initial_data.load(config)
@@ -102,6 +103,14 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
 
 
 # ---- the steps ----
+
+
+def refuse_lost_checkpoints(run: Run) -> None:
+    """Errors: RunError. Every run has this folder from its first moment on."""
+    if not run.checkpoints.exists():
+        raise RunError(
+            f"{run.checkpoints} is gone: put it back from a copy to go on; or choose another run=... to begin anew"
+        )
 
 
 def open_envs(config: Config) -> Vector | None:
