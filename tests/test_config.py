@@ -186,8 +186,10 @@ def test_all_mistakes_at_once_one_line_each(
         ("data=", "data: string should have at least 1 character"),
         ("resume=yes", "resume: input should be a valid boolean"),
         ("env.size=${oc.env:NOT_THERE}", "env.size: "),
-        ("run=a/b", "run: "),
-        ("run=..", "run: "),
+        ("run=a/b", "run: 'a/b' cannot be a run's name: it has letters, digits"),
+        ("run=..", "run: '..' cannot be a run's name"),
+        ("env.size=16", "env.size: two numbers in brackets are wanted, env.size=[64,64]"),
+        ("env.size=[16]", "env.size: two numbers in brackets are wanted, env.size=[64,64]"),
     ],
 )
 def test_a_mistake_is_named(

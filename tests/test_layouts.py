@@ -324,3 +324,10 @@ def test_the_check_tells_what_there_is(tmp_path: Path, capsys: pytest.CaptureFix
     assert "NOT as it is read" in capsys.readouterr().out
     assert check.main([str(tmp_path / "nowhere")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_another_camera_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, moved in enumerate(dots(-1)):
+        save(tmp_path / f"{number}.npz", obs=moved.image, wrist=moved.image, action=moved.action)
+    assert check.main([str(tmp_path), "--layout", "action_follows_image"]) == 0
+    assert "the images are 'obs'; wrist could be images, too, and are not read" in capsys.readouterr().out

@@ -172,8 +172,16 @@ def describe(
         last, known = str(mistake["loc"][-1]), [*model.model_fields, *others]
         hint = elsewhere(section, last, SECTIONS, plugins) if len(mistake["loc"]) == 1 else ""
         return f"{path}: {renamed(path) or 'there is no such key' + (hint or nearest(last, known))}"
+    if mistake["type"] == "tuple_type" or (mistake["type"] == "missing" and isinstance(mistake["loc"][-1], int)):
+        whole = path.rstrip(".0123456789")
+        return f"{whole}: two numbers in brackets are wanted, {whole}=[64,64]"
     if mistake["type"] == "missing":
         return f"{path}: missing"
+    if mistake["type"] == "string_pattern_mismatch" and path == "run":
+        return (
+            f"run: {shown(mistake['input'])} cannot be a run's name: it has letters, digits and _ , = + - or, not at "
+            "its beginning, points; the folder of all runs is runs=..."
+        )
     if mistake["type"] == "value_error" and not mistake["loc"]:
         return f"{section}: {mistake['ctx']['error']}".removeprefix(": ")
     if mistake["type"] == "value_error":

@@ -169,6 +169,11 @@ def report(wrong: dict[Path, str], count: int, folder: Path) -> None:
 def describe(files: Sequence[File], layout: Layout, why: str, forms: dict[Kind, Form], folder: Path) -> list[str]:
     """What was found and how it is read: the layout with its reason, then what was left out or made."""
     lines = [f"{folder} is read as {layout.name}, because {why}: {layout.meaning}"]
+    others = sorted({name for file in files for name in file.raw.others})
+    if others:
+        lines.append(
+            f"the images are '{files[0].raw.image}'; {', '.join(others)} could be images, too, and are not read"
+        )
     if not any(file.raw.reward is not None for file in files):
         lines.append("there are no rewards: all are 0")
     episodes = sum(file.raw.episodes for file in files)

@@ -35,8 +35,8 @@ class Raw(NamedTuple):
     terminal: np.ndarray | None  # bool, as long as reward
     done: bool  # `terminal` comes from an array that does not tell a death from a time limit
     amid: tuple[bool, bool]  # whether the file begins, and ends, amid an episode, as its own marks say
-
     heights: tuple[int, ...]  # rows of each path
+    others: tuple[str, ...] = ()  # arrays that could be images, too: another camera
 
     @property
     def episodes(self) -> int:
@@ -97,7 +97,10 @@ def scan(path: Path, limit: int) -> Raw:
         first, amid = begins(arrays, shape[0], len(actions), limit)
         reward = None if reward is None else as_float32(reward)
         keys = frozenset(arrays.names)
-    return Raw((path,), keys, image, shape, kind, first, actions, reward, terminal, done, amid, shape[:1])
+        others = tuple(
+            name for name in sorted(keys - {image}) if not name.startswith("next") and pictures(arrays, name)
+        )
+    return Raw((path,), keys, image, shape, kind, first, actions, reward, terminal, done, amid, shape[:1], others)
 
 
 def join(raws: Sequence[Raw]) -> Raw:
