@@ -28,7 +28,7 @@ train: setup
 	$(BIN)/python train.py exp=quickstart $(ARGS)
 
 # Tests are right on a busy machine, too: one thread does not wait for another. One process a core, each file in one.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 test test-quick: export OMP_NUM_THREADS = 1
 
 test: setup
