@@ -436,6 +436,7 @@ def test_killed_before_the_first_checkpoint_they_are_read_again(
     shutil.copytree(offline, tmp_path / "r")
     for name in ("checkpoints", "replay"):
         shutil.rmtree(tmp_path / "r" / name)
+    (tmp_path / "r" / "checkpoints").mkdir()
     assert runs.go(tmp_path, f"data={whole / 'replay'}", recipe=OFFLINE) == 0
     assert state(tmp_path / "r") == state(offline)
 
