@@ -44,7 +44,7 @@ def env_steps(folder: Path, seed: int) -> int:
 @pytest.mark.slow
 def test_what_was_stopped_goes_on_what_is_done_is_skipped_and_what_fails_is_told(tmp_path: Path) -> None:
     endless = many(tmp_path, "0 1", "train.env_steps=100000000")
-    while not all((tmp_path / f"smoke-seed{seed}" / "checkpoints").exists() for seed in (0, 1)):
+    while not all(list((tmp_path / f"smoke-seed{seed}" / "checkpoints").glob("step-*[0-9]")) for seed in (0, 1)):
         assert endless.poll() is None
         time.sleep(0.1)
     endless.send_signal(signal.SIGTERM)
