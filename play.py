@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import envs
 from agents.graphs import GraphError
-from training.progress import console
+from training.progress import console, print_error
 from training.run import RunError
 from worldmodel.base import ConfigError
 
@@ -63,15 +63,14 @@ def main(arguments: Sequence[str]) -> int:
         asyncio.run(until_stopped())
     except OSError as error:
         busy = f"port {options.port} is in use: choose another, --port {options.port + 1}"
-        return failed(busy if error.errno in (48, 98) else str(error), 1)
+        return failed(busy if error.errno in (48, 98) else error, 1)
     except (RunError, ConfigError, GraphError, envs.EnvError, ValueError, MemoryError) as error:
-        return failed(str(error), 2 if isinstance(error, ConfigError) else 1)
+        return failed(error, 2 if isinstance(error, ConfigError) else 1)
     return 0
 
 
-def failed(message: str, code: int) -> int:
-    for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+def failed(error: object, code: int) -> int:
+    print_error(error)
     return code
 
 

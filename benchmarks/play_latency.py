@@ -18,6 +18,10 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.speed import machine  # noqa: E402
+
 WATCH, KEYS, HOLD = 10.0, 40, 0.25  # seconds, number of keys, seconds for each
 
 
@@ -31,7 +35,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:34} {value:8.1f}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
 
 
 def measure(run: Path, device: str) -> dict[str, float]:

@@ -72,7 +72,7 @@ class Worker(gymnasium.Env):
         self.running = False
 
     def describe(self) -> dict[str, Any]:
-        """Builds the environment -> {"action": A, "discrete": bool, "time_limit": int or None}, or
+        """Builds the environment -> {"action": A, "discrete": bool, "time_limit": int or None, "notes": [text]}, or
         {"failure": ..}."""
         try:
             self.env = isolation.build(self.build, self.config)

@@ -71,3 +71,19 @@ def test_runs_from_before_are_not_normalised_and_rendered_at_their_size() -> Non
     assert new["env"]["supersample"] == 1 and new["model"]["normalise"] is False
     assert upgrade_config({"env": {"name": "dmc", "supersample": 2}})["env"]["supersample"] == 2
     assert "normalise" not in upgrade_config({"model": {"name": "mdnrnn"}})["model"]
+
+
+def test_a_model_measures_once_and_again_where_a_checkpoint_has_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    measure = ImageNormalizer.measure
+    monkeypatch.setattr(ImageNormalizer, "measure", lambda self, image: (seen.append(1), measure(self, image))[1])
+    model, data = tiny.model(normalise=True), tiny.batch()
+    without = {name: value.clone() for name, value in model.state_dict().items()}
+    model.loss(data)
+    model.loss(data)
+    assert len(seen) == 1  # later updates do not read the batch for nothing
+    known = model.normalizer.contrast.clone()
+    model.load_state_dict(without)
+    assert model.normalizer.contrast == 0
+    model.loss(data)
+    assert len(seen) == 2 and model.normalizer.contrast == known

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from training.checkpoint import Checkpoint
-from training.legacy import upgrade_config, upgrade_counters, upgrade_tensors
+from training.legacy import upgrade_config, upgrade_tensors
 from training.plain import cut, read_json
 from training.run import Run, RunError
 from training.stored import check_info, check_state
@@ -72,7 +72,7 @@ def serialised(
         "config": run.config | folders,  # where they lay is nobody's business
         "info": info,
         "checkpoint": checkpoint.folder.name,
-        "counters": upgrade_counters(checkpoint.state["counters"]),
+        "counters": checkpoint.state["counters"],
         "evaluation": dict(evaluation),
     }
     flat = {

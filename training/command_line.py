@@ -22,7 +22,7 @@ from training.components import CONFIGS, ROOMS, config_folders, nearest
 from training.config import Config
 from training.plain import shown
 from training.resolve import resolve
-from training.words import TEXT, WORD, escaped, in_hydra_s_grammar, modules_named, plugins_of, unquoted, with_home
+from training.words import TEXT, WORD, escaped, in_hydra_grammar, modules_named, plugins_of, unquoted, with_home
 from training.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
@@ -120,7 +120,7 @@ def as_hydra_reads(override: str) -> str:
     if key in TEXT and value not in ("null", "") and value[0] not in "'\"":
         return f"++{key}='{escaped(value)}'"
     if not readable(override):
-        return f"++{key}={in_hydra_s_grammar(value)}"
+        return f"++{key}={in_hydra_grammar(value)}"
     plain = re.match(r"[A-Za-z]", override) and not choices_of(key) and not key.startswith("hydra")
     return f"++{override}" if plain else override
 

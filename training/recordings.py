@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.progress import print_error
 from training.run import Run, RunError
 from worldmodel.replay.episodes import DamagedChunk, Episode
 from worldmodel.replay.export import FORMATS
@@ -25,8 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         rows = export(asked.run, asked.out, asked.format)
     except (RunError, RecordedError, DamagedChunk, OSError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        print_error(error)
         return 1
     print(f"{len(rows)} episodes, {sum(rows):,} rows, written to {asked.out} as {asked.format}, and read back equal")
     return 0

@@ -147,7 +147,6 @@ class TrainedRun:
     ) -> dict[str, Any]:
         """What is written of an evaluation."""
         counters = self.state["counters"]
-        played = counters.get("fitness_env_steps", counters.get("played", 0))
         return {
             "return": values["evaluate/return"],
             "ci95": values.get("evaluate/ci95"),  # half-width of the 95 % interval
@@ -156,7 +155,7 @@ class TrainedRun:
             "seed": self.seed,
             "actor": name or self.run.config["actor"]["name"],
             "checkpoint": self.checkpoint.folder.name,
-            "env_steps": counters["env_steps"] + played,
+            "env_steps": counters["env_steps"] + counters.get("fitness_env_steps", 0),
             "milliseconds_per_action": values["evaluate/act_ms"],
             "planned_return": values.get("evaluate/planned_return"),
             "obtained_return": values.get("evaluate/obtained_return"),

@@ -19,7 +19,6 @@ from training.checkpoint import Checkpoint
 from training.collector import StepCollector
 from training.config import Config
 from training.episode_collector import EpisodeCollector
-from training.legacy import upgrade_counters
 from training.progress import console
 from training.report import Reporter
 from training.rollout import EpisodeResult, Interrupted, Seconds, episode_seed
@@ -233,7 +232,7 @@ class Trainer:
         state = checkpoint.state
         self.agent.restore({name: checkpoint.tensors(name) for name in ("model", "actor", "optim")}, console.print)
         self.agent.set_random_state(checkpoint.tensors("rng"))
-        self.use_counters(Counters(**upgrade_counters(state["counters"])), has_data=len(self.replay) > 0)
+        self.use_counters(Counters(**state["counters"]), has_data=len(self.replay) > 0)
         self.reporter.restore(state)
         self.run.metrics.rewind(state["metrics_bytes"], state.get("event_bytes"), self.counters.env_steps)
         if self.collector and "collector" in state:

@@ -31,7 +31,7 @@ def with_home(word: str) -> str:
     return f"{key}{equals}{os.path.expanduser(value)}" if key.lstrip("+") in PATHS else word
 
 
-def in_hydra_s_grammar(text: str) -> str:
+def in_hydra_grammar(text: str) -> str:
     """A value as Hydra can read it: a mapping or list in JSON or YAML, else text."""
     try:
         return written(yaml.safe_load(text)) if text[:1] in ("{", "[") else written(text)

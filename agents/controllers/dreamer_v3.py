@@ -109,9 +109,10 @@ class DreamerV3(Actor):
     def act(
         self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Stateless, ActorInfo]:
-        action = choose_action(self.policy(self.model.features(state)), mode, self.config.evaluate_with, generator)
+        features = self.model.features(state)
+        action = choose_action(self.policy(features), mode, self.config.evaluate_with, generator)
         # What an environment would do with it; and to the model, which limits actions, it is the same.
-        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.expected_return(state))
+        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.value(features))
         return action.clamp(-1, 1), carry, info
 
     def value(self, features: Tensor) -> Tensor:

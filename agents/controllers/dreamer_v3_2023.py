@@ -112,8 +112,9 @@ class DreamerV32023(Actor):
     def act(
         self, state: State, carry: Stateless, mode: Mode, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Stateless, ActorInfo]:
-        action = choose_action(self.policy(self.model.features(state)), mode, self.config.evaluate_with, generator)
-        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.expected_return(state))
+        features = self.model.features(state)
+        action = choose_action(self.policy(features), mode, self.config.evaluate_with, generator)
+        info = no_plan(len(action), self.spec, action.device)._replace(predicted_return=self.value(features))
         return action.clamp(-1, 1), carry, info
 
     @property
@@ -149,9 +150,10 @@ class DreamerV32023(Actor):
         weight = survival(torch.cat([goes_on[:1], discount[1:]]))[:-1]
         scale = self.return_scale.update(returns)
         advantage = (returns - value[:-1]) / scale
-        policy = self.policy(path.features[:-1].detach())
+        features = path.features[:-1].detach()
+        policy = self.policy(features)
         gain = advantage if through else policy.log_prob(path.action.detach()) * advantage
-        entropy, features = policy.entropy(), path.features[:-1].detach()
+        entropy = policy.entropy()
         losses = {
             "actor": -(weight * (gain + config.entropy_weight * entropy)).mean(),
             "critic": (weight * self.critic_loss(returns.detach(), features)).mean(),

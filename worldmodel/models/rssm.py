@@ -175,7 +175,7 @@ class RSSM(WorldModel):
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         length = batch.reward.shape[1]
-        if self.normalizer:
+        if self.normalizer and not self.normalizer.measured:
             self.normalizer.measure(quantise(batch.image, self.config.bit_depth, noise=False))
         image = self.preprocess(batch.image)  # (B, T, C, Y, X)
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)

@@ -32,6 +32,8 @@ class ImageNormalizer(nn.Module):
         super().__init__()
         self.register_buffer("background", torch.zeros(shape))
         self.register_buffer("contrast", torch.zeros(()))
+        self.measured = False  # known without asking the device, so that measuring costs the first update only
+        self.register_load_state_dict_post_hook(ask_again)
 
     @torch.no_grad()
     def measure(self, image: Tensor) -> None:
@@ -41,6 +43,7 @@ class ImageNormalizer(nn.Module):
         contrast = (image - background).square().mean().sqrt().clamp(min=SMALLEST)
         self.background.copy_(torch.where(new, background, self.background))
         self.contrast.copy_(torch.where(new, contrast, self.contrast))
+        self.measured = True
 
     def scale(self) -> Tensor:
         return torch.where(self.contrast == 0, 1.0, self.contrast)
@@ -50,3 +53,8 @@ class ImageNormalizer(nn.Module):
 
     def undo(self, image: Tensor) -> Tensor:
         return image * self.scale() + self.background
+
+
+def ask_again(normalizer: ImageNormalizer, _: object) -> None:
+    """After a checkpoint was loaded, which may have none of the two numbers."""
+    normalizer.measured = False

@@ -215,7 +215,7 @@ class Replay:
 
     def load(self, folder: Path, chunks: Sequence[Chunk], skip: Callable[[str], Any] | None = None) -> None:
         """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`; what
-        continuation one of these begins anew.
+        continues one of these begins anew.
         """
         torn: set[int] = set()  # streams whose last chunk is left out
         ended: set[int] = set()  # streams whose last row is a real end

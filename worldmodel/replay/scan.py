@@ -130,13 +130,11 @@ def join(raws: Sequence[Raw]) -> Raw:
 def unlike(raws: Sequence[Raw], what: str, found: Sequence[str]) -> dict[Path, str]:
     """Files in which something is not as in most of them."""
     usual = Counter(found).most_common(1)[0][0] if found else ""
-    return {
-        raw.paths[
-            0
-        ]: f"its {what} are {own}, those of {raws[found.index(usual)].paths[0].name} {usual}: all files must be alike"
-        for raw, own in zip(raws, found)
-        if own != usual
-    }
+    differing = {raw.paths[0]: own for raw, own in zip(raws, found) if own != usual}
+    if not differing:
+        return {}
+    like = f"those of {raws[found.index(usual)].paths[0].name} {usual}: all files must be alike"
+    return {path: f"its {what} are {own}, {like}" for path, own in differing.items()}
 
 
 # ---- arrays by their names ----
