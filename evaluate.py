@@ -21,11 +21,11 @@ if __name__ == "__main__":
 
 import envs
 from agents.graphs import GraphError
-from training import results
-from training.progress import console, print_error
-from training.run import RunError
-from training.trained import TrainedRun
-from training.working_folder import use_working_folder
+from training.configuration.working_folder import use_working_folder
+from training.reporting import results
+from training.reporting.progress import console, print_error
+from training.run_folder.run import RunError
+from training.run_folder.trained import TrainedRun
 from worldmodel.base import ConfigError
 
 

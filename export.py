@@ -17,12 +17,12 @@ from training import early
 if __name__ == "__main__":
     early.begin()  # before torch is loaded
 
-from training import agent_file
 from training.build import trained_agent
-from training.hints import command
-from training.progress import print_error
-from training.run import Run, RunError
-from training.trained import recorded_evaluation
+from training.configuration.hints import command
+from training.reporting.progress import print_error
+from training.run_folder import agent_file
+from training.run_folder.run import Run, RunError
+from training.run_folder.trained import recorded_evaluation
 from worldmodel import files
 from worldmodel.base import ConfigError
 

@@ -22,8 +22,8 @@ if __name__ == "__main__":
 
 import envs
 from agents.graphs import GraphError
-from training.progress import console, print_error
-from training.run import RunError
+from training.reporting.progress import console, print_error
+from training.run_folder.run import RunError
 from worldmodel.base import ConfigError
 
 NEEDS_AIOHTTP = "the page needs the package aiohttp: pip install aiohttp (or this project's extra 'play')"

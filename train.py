@@ -17,11 +17,11 @@ import torch
 import envs
 from agents.graphs import GraphError
 from agents.optimizers import Diverged
-from training import command_line
+from training.collecting.rollout import Interrupted
+from training.configuration import command_line
 from training.loop import loop, open_trainer
-from training.progress import console, print_error
-from training.rollout import Interrupted
-from training.run import RunError
+from training.reporting.progress import console, print_error
+from training.run_folder.run import RunError
 from training.signals import SignalHandler
 from training.trainer import Trainer
 from worldmodel.base import ConfigError

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.scores import PUBLISHED, RECIPES, Result, of
-from training.pictures import figure
+from training.reporting.pictures import figure
 
 NONE = "no run yet"
 PICTURES = ("planet.png", "planet-hours.png")

@@ -32,11 +32,11 @@ from agents.imagination import imagined_return  # noqa: E402
 from envs.suites import dot  # noqa: E402
 from training import config  # noqa: E402
 from training.build import build_actor  # noqa: E402
-from training.components import find  # noqa: E402
+from training.configuration.components import find  # noqa: E402
 from training.evaluation import train_in_imagination  # noqa: E402
-from training.progress import console  # noqa: E402
-from training.trained import TrainedRun  # noqa: E402
-from training.versions import commit  # noqa: E402
+from training.reporting.progress import console  # noqa: E402
+from training.run_folder.trained import TrainedRun  # noqa: E402
+from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.base import Batch, Spec, WorldModel, tree_map  # noqa: E402
 
 EPISODES, STEPS, STARTS = 100, 50, 64

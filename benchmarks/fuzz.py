@@ -64,8 +64,8 @@ def prepare(folder: Path) -> None:
     import numpy as np
 
     import training
-    from training import agent_file
-    from training.run import Run
+    from training.run_folder import agent_file
+    from training.run_folder.run import Run
 
     with contextlib.redirect_stdout(io.StringIO()):
         training.train(*RECIPE, "run=run", f"runs={folder}")
@@ -93,8 +93,9 @@ def resume(folder: Path) -> None:
     """As train.py does, without composing the config anew; and one update."""
     import numpy as np
 
-    from training import config, start
-    from training.run import Run
+    from training import start
+    from training.configuration import config
+    from training.run_folder.run import Run
 
     plain = Run.read(folder).config | {"run": folder.name, "runs": str(folder.parent)}
     trainer = start.resume(config.check(plain), lambda: False)
@@ -201,7 +202,7 @@ def tried(folder: Path, number: int, seed: int, watch: Watch, options: argparse.
 
     import envs
     from agents.optimizers import Diverged
-    from training.run import RunError
+    from training.run_folder.run import RunError
     from worldmodel.base import ConfigError
     from worldmodel.replay.npz import RecordedError
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import envs  # noqa: E402
 from training import agent_file, evaluation, films  # noqa: E402
-from training.trained import TrainedRun  # noqa: E402
+from training.run_folder.trained import TrainedRun  # noqa: E402
 from worldmodel import files  # noqa: E402
 
 AGENTS, PAGE, PICTURES = ROOT / "pretrained", ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery"

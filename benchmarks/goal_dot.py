@@ -32,8 +32,8 @@ from agents.planners import cem  # noqa: E402
 from benchmarks.dot_oracle import Simulator, State  # noqa: E402
 from benchmarks.record import hardware  # noqa: E402
 from envs.suites import dot  # noqa: E402
-from training.trained import TrainedRun  # noqa: E402
-from training.versions import commit  # noqa: E402
+from training.run_folder.trained import TrainedRun  # noqa: E402
+from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.base import WorldModel, merge_time  # noqa: E402
 
 STEPS, SETTLED = 50, 10

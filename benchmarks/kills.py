@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from training import checkpoint  # noqa: E402
-from training.run import Run  # noqa: E402
-from training.versions import commit  # noqa: E402
+from training.run_folder.run import Run  # noqa: E402
+from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 
 EPISODE, SAVE_EVERY = 5, 3
@@ -40,7 +40,7 @@ RECIPE = [
 ]  # fmt: skip
 # A save of this tiny recipe is over in a few milliseconds: writing is slowed down, so that a kill can hit it anywhere.
 SLOWLY = """
-import os, time, training.checkpoint as c
+import os, time, training.run_folder.checkpoint as c
 def slowed(function):
     def slow(*args, **kwargs):
         time.sleep(0.005); result = function(*args, **kwargs); time.sleep(0.005); return result

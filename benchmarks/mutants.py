@@ -305,7 +305,7 @@ def store(path: Path, content: bytes, rng: random.Random, sign: bool = False) ->
 
 
 def sign_agent_or_store(path: Path, content: bytes, rng: random.Random) -> None:
-    from training import agent_file
+    from training.run_folder import agent_file
 
     if path.suffix == agent_file.SUFFIX:
         digest = agent_file.digest(content).encode()

@@ -13,8 +13,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.rollout import episode_seed  # noqa: E402
-from training.trained import EVALUATE  # noqa: E402
+from training.collecting.rollout import episode_seed  # noqa: E402
+from training.run_folder.trained import EVALUATE  # noqa: E402
 
 EPISODES, DECISIONS, REPEAT = 20, 100, 2
 HORIZON, ITERATIONS, CANDIDATES, ELITES = 20, 5, 500, 50

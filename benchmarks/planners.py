@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from torch import Tensor  # noqa: E402
 
 from agents.agent import Agent  # noqa: E402
-from training.trained import TrainedRun  # noqa: E402
+from training.run_folder.trained import TrainedRun  # noqa: E402
 
 BUDGETS = (16, 32, 64, 128, 256)  # candidates of an iteration
 

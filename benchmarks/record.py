@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import processor  # noqa: E402
-from training.run import Run  # noqa: E402
+from training.run_folder.run import Run  # noqa: E402
 
 CURVES = re.compile(
     r"step$|updates$|(cpu_)?hours$|collect/return|evaluate/(return|ci95)|learn/(vision|memory)/loss_|learn/actor/(popul|mean_solution)"

@@ -35,8 +35,8 @@ from agents.graphs import WARM_UP  # noqa: E402
 from agents.imagination import imagined_return  # noqa: E402
 from benchmarks.plain import Plain  # noqa: E402
 from training import build, command_line  # noqa: E402
-from training.config import check_section  # noqa: E402
-from training.versions import commit  # noqa: E402
+from training.configuration.config import check_section  # noqa: E402
+from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.base import Spec  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 from worldmodel.replay.episodes import Episode  # noqa: E402

@@ -66,7 +66,7 @@ def main() -> None:
         parser.error("name a folder for the wheels")
     options.folder.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(ROOT))
-    from training.versions import commit
+    from training.run_folder.versions import commit
 
     (options.folder / "commit").write_text(f"{commit()} {digest()}\n")
     wanted = f"# Python {options.python}, slimmed by {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}\n"

@@ -11,11 +11,12 @@ from typing import Any
 
 import envs
 import train
-from training import checkpoint, command_line
-from training.components import ROOT
-from training.config import Config
+from training.configuration import command_line
+from training.configuration.components import ROOT
+from training.configuration.config import Config
 from training.loop import open_trainer
-from training.run import Run, RunError
+from training.run_folder import checkpoint
+from training.run_folder.run import Run, RunError
 from training.signals import SignalHandler
 from worldmodel.base import ConfigError
 from worldmodel.replay.episodes import Chunk

@@ -15,7 +15,7 @@ from agents.explorers.uniform import Uniform
 from agents.imagination import observe_sequence, start_states
 from agents.optimizers import PATIENCE, Diverged
 from agents.planners import cem
-from training.components import find
+from training.configuration.components import find
 from worldmodel.base import Spec, merge_time
 
 CEM = dict(name="cem", horizon=3, iterations=2, candidates=12, elites=4, init_std=1.0, min_std=0.1, momentum=0.0)

@@ -13,9 +13,9 @@ import torch
 import agents
 import evaluate
 import export
-from training import agent_file
 from training.build import load_agent
-from training.run import RunError
+from training.run_folder import agent_file
+from training.run_folder.run import RunError
 from worldmodel.base import ConfigError
 
 

@@ -17,7 +17,7 @@ from agents.base import Mode, no_plan
 from agents.explorers.uniform import Uniform
 from agents.optimizers import OptimizerConfig
 from agents.planners import cem
-from training.rollout import EpisodeResult, rollout
+from training.collecting.rollout import EpisodeResult, rollout
 from worldmodel.base import Batch, Spec
 from worldmodel.replay.buffer import Replay, ReplayConfig
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from agents.optimizers import OptimizerConfig
-from training.components import ROOMS, find, names
-from training.config import SECTIONS, RootConfig
+from training.configuration.components import ROOMS, find, names
+from training.configuration.config import SECTIONS, RootConfig
 from worldmodel.base import StrictConfig
 
 CONFIGS: dict[str, type[BaseModel]] = {

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
-from training.checkpoint import MANIFEST, Damaged
-from training.run import Run
+from training.run_folder import checkpoint
+from training.run_folder.checkpoint import MANIFEST, Damaged
+from training.run_folder.run import Run
 from worldmodel.base import Spec
 from worldmodel.replay.buffer import Replay, ReplayConfig
 from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode

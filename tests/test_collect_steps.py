@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import runs
 
-from training import checkpoint, pictures, trainer
-from training.run import Run
+from training import trainer
+from training.reporting import pictures
+from training.run_folder import checkpoint
+from training.run_folder.run import Run
 
 # The prefill of 12 steps; then rounds of 4 steps, and an update of 2 x 4 rows for each of them. Episodes last 7 steps,
 # so that most rounds end amid one.

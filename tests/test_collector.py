@@ -15,8 +15,8 @@ from torch import Tensor
 from agents.agent import Agent
 from agents.planners import cem
 from envs.suites import dot
-from training.collector import Rows, StepCollector
-from training.rollout import EpisodeResult, Interrupted
+from training.collecting.rollout import EpisodeResult, Interrupted
+from training.collecting.step_collector import Rows, StepCollector
 from worldmodel.base import Spec
 from worldmodel.replay.buffer import Replay, ReplayConfig
 

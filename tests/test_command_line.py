@@ -16,10 +16,10 @@ import runs
 import agents
 import train
 import training
-from training import command_line
 from training import start as start_room
-from training.components import ROOT
-from training.run import Run, RunError
+from training.configuration import command_line
+from training.configuration.components import ROOT
+from training.run_folder.run import Run, RunError
 from worldmodel.base import ConfigError
 
 FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_every=100"]

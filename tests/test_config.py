@@ -16,10 +16,11 @@ import yaml
 import envs
 import train
 from agents import device
-from training import build, components
-from training.command_line import check_words
-from training.components import ROOMS, ROOT, find, names
-from training.config import SECTIONS, RootConfig, check
+from training import build
+from training.configuration import components
+from training.configuration.command_line import check_words
+from training.configuration.components import ROOMS, ROOT, find, names
+from training.configuration.config import SECTIONS, RootConfig, check
 from worldmodel.base import ConfigError, StrictConfig
 
 CONFIGS = ROOT / "configs"

@@ -7,8 +7,8 @@ import pytest
 import runs
 from PIL import Image
 
-from training import checkpoint
-from training.components import ROOMS, ROOT
+from training.configuration.components import ROOMS, ROOT
+from training.run_folder import checkpoint
 
 SHORT = (  # noqa: SIM905
     "env.time_limit=8 train.env_steps=9 train.prefill=1 train.eval_episodes=1 agent.device=cpu agent.threads=1"

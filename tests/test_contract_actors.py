@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 
 from agents.agent import Agent
 from agents.base import Actor, ActorInfo, Mode, add_exploration_noise, no_plan
-from training import command_line, components
-from training.components import find
-from training.config import check_section
+from training.configuration import command_line, components
+from training.configuration.components import find
+from training.configuration.config import check_section
 from worldmodel.base import Batch, Spec, State, merge_time, tree_map, tree_stack
 
 N = 3

@@ -9,8 +9,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from training import components
-from training.components import find
+from training.configuration import components
+from training.configuration.components import find
 from worldmodel.base import Batch, Spec, WorldModel, merge_time, split_time, tree_map
 
 N, B, T = 3, 2, 5

@@ -15,8 +15,8 @@ import runs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_docs import examples, python
 
-from training import command_line
-from training.components import ROOT
+from training.configuration import command_line
+from training.configuration.components import ROOT
 
 PAST = {"log.md", "names.md"}  # commands of their time
 PAGES = [

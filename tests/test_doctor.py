@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import runs
 
-from training import doctor, lock
-from training.components import ROOT
+from training import doctor
+from training.configuration.components import ROOT
 from training.doctor import checks, measure, probes, report, verdicts
 from training.doctor.probes import Broken
 from training.doctor.report import Finding
+from training.run_folder import lock
 
 PLAIN = {"version": "2.9", "built_for": "13.0", "device": "cpu", "precision": "fp32", "cores": 8, "quota": None,
          "busy": False, "small": 100_000, "bf16_speed": 0.5}  # fmt: skip

@@ -15,10 +15,12 @@ import runs
 
 import evaluate
 from envs import Vector
-from training import early, evaluation, lock, progress
-from training.components import ROOT
-from training.report import Reporter
-from training.run import Run
+from training import early, evaluation
+from training.configuration.components import ROOT
+from training.reporting import progress
+from training.reporting.report import Reporter
+from training.run_folder import lock
+from training.run_folder.run import Run
 from training.signals import MACHINES, SignalHandler
 from worldmodel import files
 from worldmodel.models import rssm

@@ -15,8 +15,8 @@ from gymnasium import spaces
 from envs import adapter, pixels, rendering
 from envs.errors import EnvError
 from envs.suites import gym
-from training import components, working_folder
-from training.words import modules_named
+from training.configuration import components, working_folder
+from training.configuration.words import modules_named
 from worldmodel.base import ConfigError
 
 BOX = spaces.Box(-1, 1, (2,), np.float32)

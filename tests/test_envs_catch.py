@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from envs.suites import catch
-from training.config import check_section
+from training.configuration.config import check_section
 
 
 def config(**changes: Any) -> catch.Config:
@@ -83,7 +83,7 @@ def test_a_board_that_cannot_be_seen_is_refused() -> None:
 def test_it_is_chosen_by_name() -> None:
     import yaml
 
-    from training.components import ROOT
+    from training.configuration.components import ROOT
 
     plain = yaml.safe_load((ROOT / "configs/env/catch.yaml").read_text("utf8"))
     vector = envs.vector(check_section("env", {"env": plain}))

@@ -20,7 +20,7 @@ import envs
 from envs import adapter
 from envs.checks import EnvError
 from envs.suites import car_racing, gym, take_cover
-from training import command_line
+from training.configuration import command_line
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TRACK = spaces.Box(0, 255, (96, 96, 3), np.uint8)

@@ -15,9 +15,10 @@ from PIL import Image
 import agents
 import envs
 import evaluate
-from training import checkpoint, results
-from training.run import RunError
-from training.trained import TrainedRun
+from training.reporting import results
+from training.run_folder import checkpoint
+from training.run_folder.run import RunError
+from training.run_folder.trained import TrainedRun
 
 FIELDS = {
     "return", "ci95", "returns", "episodes", "seed", "actor", "checkpoint", "milliseconds_per_action",

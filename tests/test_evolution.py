@@ -19,7 +19,7 @@ from agents.controllers import evolution
 from agents.controllers.evolution import Evolution
 from agents.imagination import evaluate_sequences, imagined_return
 from agents.objectives.reward import Reward
-from training import pictures
+from training.reporting import pictures
 from worldmodel.base import Batch, ConfigError, Spec, WorldModel, merge_time, tree_map
 from worldmodel.networks.noise import common_random_numbers
 

@@ -13,9 +13,9 @@ from agents.base import Actor, random_actions
 from agents.explorers import brownian, repeated_random
 from agents.explorers.brownian import Walk, reflected
 from agents.explorers.repeated_random import Repetition
-from training.config import check_section
+from training.collecting.rollout import planned_vs_obtained, rollout
+from training.configuration.config import check_section
 from training.evaluation import planned_metrics
-from training.rollout import planned_vs_obtained, rollout
 from worldmodel.base import ConfigError, Spec, tree_map, tree_where
 
 PLANE, THREE = Spec((1, 16, 16), 2, False), Spec((1, 16, 16), 3, True)

@@ -17,9 +17,10 @@ from gymnasium import spaces
 from test_collector import collector, gather, planner
 from test_rollout import Actor
 
-from training import pictures, rollout
-from training.run import Run
-from training.watch import Watch
+from training.collecting import rollout
+from training.collecting.watch import Watch
+from training.reporting import pictures
+from training.run_folder.run import Run
 from worldmodel.replay.episodes import Episode
 
 BY = {"episodes": [], "steps": ["train.collect.unit=steps", "train.collect.per_round=8", "train.prefill=10"]}
@@ -173,7 +174,7 @@ def test_an_endless_environment_is_learned_from_by_steps_and_evaluated(
 def test_whole_episodes_of_an_endless_environment_are_cut_where_replay_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("training.watch.LONG", 15)
+    monkeypatch.setattr("training.collecting.watch.LONG", 15)
     monkeypatch.setattr(rollout, "UNKNOWN_LIMIT", 12)
     assert go(tmp_path, "replay.capacity=30", name="Endless") == 0
     out = capsys.readouterr().out

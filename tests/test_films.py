@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import envs
 import evaluate
 from agents.imagination import Dream, horizon_errors
-from training import films, videos
-from training.films import CLOSED, LINE, MARGIN, OPEN, PANE
+from training.reporting import films, videos
+from training.reporting.films import CLOSED, LINE, MARGIN, OPEN, PANE
 from worldmodel.replay.episodes import Episode
 
 RED = (255, 40, 40)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import runs
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 # The parent computes with two threads. Its children act, learn or build, and compute something large enough for two.
 SCRIPT = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 BAD = """
 import os, pathlib, shutil, socket, subprocess, sys

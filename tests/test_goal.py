@@ -13,8 +13,8 @@ from torch import Tensor
 from agents.imagination import evaluate_sequences
 from agents.objectives import goal
 from agents.planners import cem
-from training.components import ROOT
-from training.trained import TrainedRun
+from training.configuration.components import ROOT
+from training.run_folder.trained import TrainedRun
 from worldmodel.base import ConfigError, Spec
 from worldmodel.networks.noise import common_random_numbers
 

@@ -16,7 +16,7 @@ import pytest
 import runs
 
 from benchmarks import wheels
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 HERE = (sys.platform, platform.machine())

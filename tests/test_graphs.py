@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agents.agent import Agent
 from agents.graphs import WARM_UP, Compiled, Graphed, GraphError, compile_steps, cuda_graph
 from agents.planners.cem import CEM
-from training import components
-from training.components import find
+from training.configuration import components
+from training.configuration.components import find
 from worldmodel.base import Spec, WorldModel
 
 ACTORS = [name for name in test_contract_actors.ACTORS if name in components.names("actor")]  # one file of each

@@ -16,9 +16,9 @@ from test_plugins import CHOSEN, RECIPE, write_package
 import evaluate
 import train
 from envs import check
-from training import hints
-from training.components import ROOT
-from training.run import Run
+from training.configuration import hints
+from training.configuration.components import ROOT
+from training.run_folder.run import Run
 from worldmodel.replay import check as replay_check
 from worldmodel.replay.episodes import write_chunk
 
@@ -169,7 +169,7 @@ def test_resume_false_leaves_a_run_alone(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_brackets_in_a_command_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Not taken for a style."""
-    from training.progress import console
+    from training.reporting.progress import console
 
     run = Run(tmp_path / "r", {}, {"spec": {"image_shape": [1, 8, 8], "action_dim": 1, "discrete": False},
                                    "plugins": ["mine", "bold"]})  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.imagination import evaluate_sequences
 from agents.planners import icem
 from agents.planners.icem import Carry, colouring, sample
-from training.config import check_section
+from training.configuration.config import check_section
 from worldmodel.base import ConfigError, Spec
 
 USUAL = dict(iterations=3, candidates=40, elites=4)

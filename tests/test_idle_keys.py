@@ -6,7 +6,7 @@ import pytest
 import runs
 
 import evaluate
-from training.components import ROOMS, find, names
+from training.configuration.components import ROOMS, find, names
 from worldmodel.base import ConfigError
 
 STAGE = "train.learn.model"

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import agents
-from training.legacy import upgrade_config
+from training.configuration.legacy import upgrade_config
 from worldmodel.networks.images import SMALLEST, ImageNormalizer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import runs
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 
 @pytest.mark.slow

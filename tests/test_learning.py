@@ -11,7 +11,7 @@ import runs
 import torch
 
 from benchmarks import dot_dream, dot_oracle
-from training.command_line import component_section
+from training.configuration.command_line import component_section
 
 ROOT = Path(__file__).resolve().parent.parent
 

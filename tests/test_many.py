@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import runs
 
-from training.components import ROOT
-from training.run import Run
+from training.configuration.components import ROOT
+from training.run_folder.run import Run
 
 WORDS = [word for word in runs.TINY if not word.startswith(("exp=", "agent.threads="))]
 

@@ -16,7 +16,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from agents.imagination import evaluate_sequences
 from envs.suites import dot
-from training.components import ROOT
+from training.configuration.components import ROOT
 from worldmodel.base import Batch, Spec, merge_time, tree_map, tree_stack
 from worldmodel.models import mdnrnn
 from worldmodel.networks import gaussian, mixture

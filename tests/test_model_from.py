@@ -6,8 +6,8 @@ import pytest
 import runs
 import torch
 
-from training import checkpoint
-from training.run import Run
+from training.run_folder import checkpoint
+from training.run_folder.run import Run
 
 
 @pytest.fixture(scope="module")

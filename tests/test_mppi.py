@@ -12,7 +12,7 @@ from agents.imagination import evaluate_sequences
 from agents.planners import cem, icem, mppi, proposal, shooting
 from agents.planners.mppi import weights
 from agents.planners.proposal import Carry, first_mean
-from training.config import check_section
+from training.configuration.config import check_section
 from worldmodel.base import ConfigError, Spec, tree_map
 
 LINE, PLANE, THREE = Spec((1, 16, 16), 1, False), Spec((1, 16, 16), 2, False), Spec((1, 16, 16), 3, True)

@@ -8,8 +8,8 @@ import pytest
 import runs
 
 from training import recordings
-from training.components import ROOT
-from training.run import Run
+from training.configuration.components import ROOT
+from training.run_folder.run import Run
 from worldmodel.base import ConfigError
 from worldmodel.replay.layouts import LAYOUTS
 from worldmodel.replay.recorded import Options, read

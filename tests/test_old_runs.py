@@ -18,9 +18,9 @@ import agents
 import envs
 import evaluate
 import train
-from training import command_line
-from training.legacy import RENAMED_KEYS, RENAMED_STAGE_KEYS
-from training.run import Run
+from training.configuration import command_line
+from training.configuration.legacy import RENAMED_KEYS, RENAMED_STAGE_KEYS
+from training.run_folder.run import Run
 from worldmodel.base import ConfigError
 
 STEPS = {"old_run": 96, "old_run_worldmodels": 64}  # env steps to go on to

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from agents.agent import Agent
 from agents.base import Actor, Stateless, no_plan
 from agents.optimizers import PATIENCE, Diverged, OptimizerConfig, Optimizers
-from training.components import find
+from training.configuration.components import find
 from worldmodel.base import Batch, ConfigError, merge_time
 
 CPU = torch.device("cpu")

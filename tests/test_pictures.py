@@ -11,9 +11,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from training import pictures
-from training.run import Run
-from training.tensorboard import tag_of
+from training.reporting import pictures
+from training.reporting.tensorboard import tag_of
+from training.run_folder.run import Run
 from worldmodel.base import Spec
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from training import plain
-from training.plain import read_json, read_yaml, shown
-from training.stored import check_info, check_state
+from training.configuration import plain
+from training.configuration.plain import read_json, read_yaml, shown
+from training.run_folder.stored import check_info, check_state
 
 LINE = "a{}: &a{} [" + ", ".join(["*a{}"] * 9) + "]\n"
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(LINE.format(i, i, *[i - 1] * 9) for i in range(1, 12))

@@ -15,7 +15,7 @@ from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
 from agents.planners import cem, proposal, shooting
 from agents.planners.proposal import Carry, first_mean
-from training.config import check_section
+from training.configuration.config import check_section
 from worldmodel.base import ConfigError, Spec
 
 LINE, PLANE = Spec((1, 16, 16), 1, False), Spec((1, 16, 16), 2, False)

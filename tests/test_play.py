@@ -13,7 +13,7 @@ from worlds_to_play import Picture
 
 from agents.base import executable, random_actions
 from envs.suites.catch import Catch
-from training import components
+from training.configuration import components
 from viewer import messages, opening
 from viewer.player import idle
 from viewer.recording import Recording

@@ -22,7 +22,7 @@ from worlds_to_play import Picture, page
 import evaluate
 import export
 import play
-from training.components import ROOT
+from training.configuration.components import ROOT
 from viewer.opening import Opened, open_run
 from viewer.server import Server, Visitor
 from viewer.session import Session

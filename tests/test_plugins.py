@@ -14,9 +14,9 @@ import runs
 import agents
 import evaluate
 import train
-from training import components, working_folder
-from training.components import ROOT
-from training.run import Run, RunError
+from training.configuration import components, working_folder
+from training.configuration.components import ROOT
+from training.run_folder.run import Run, RunError
 from worldmodel.base import ConfigError
 
 PACKAGE = "its_own_actors"

@@ -11,8 +11,8 @@ import torch
 from agents.controllers import evolution
 from training import preflight
 from training.build import build_agent
-from training.components import find
-from training.config import Config
+from training.configuration.components import find
+from training.configuration.config import Config
 from training.preflight import LimitedMemory, working_bytes
 from worldmodel.base import ConfigError
 

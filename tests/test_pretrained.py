@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from envs import rendering
-from training import agent_file
-from training.components import ROOT
-from training.trained import TrainedRun
+from training.configuration.components import ROOT
+from training.run_folder import agent_file
+from training.run_folder.trained import TrainedRun
 
 FILES = sorted((ROOT / "pretrained").glob("*.agent"))
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

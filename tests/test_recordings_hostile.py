@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from layouts import lives, shown
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 from worldmodel.replay import recorded
 from worldmodel.replay.recorded import RecordedError, read
 

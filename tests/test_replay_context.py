@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from training.run import Run
+from training.run_folder.run import Run
 from worldmodel.base import CONTEXT_KNOWN, CONTEXT_STATE, Batch, begin_state, tree_map
 from worldmodel.replay.buffer import Replay, ReplayConfig
 from worldmodel.replay.context import state_bytes

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.report import Reporter, read_clocks
+from training.reporting.report import Reporter, read_clocks
 from training.schedule import Counters
 
 

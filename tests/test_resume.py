@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import runs
 
-from training import checkpoint
 from training.loop import loop, open_trainer
-from training.run import Run
+from training.run_folder import checkpoint
+from training.run_folder.run import Run
 from worldmodel.base import ConfigError
 from worldmodel.replay.buffer import Replay, ReplayConfig
 

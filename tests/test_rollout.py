@@ -10,7 +10,14 @@ import torch
 
 from agents.agent import Memory
 from agents.base import ActorInfo
-from training.rollout import EpisodeResult, Interrupted, episode_seed, mean_ci95, planned_vs_obtained, rollout
+from training.collecting.rollout import (
+    EpisodeResult,
+    Interrupted,
+    episode_seed,
+    mean_ci95,
+    planned_vs_obtained,
+    rollout,
+)
 
 LENGTHS = (3, 1, 5, 2, 2, 7, 1)
 

@@ -1,4 +1,4 @@
-"""The house's rooms: who may import whom (docs/architecture.md), how long files are, and that nothing that is read from
+"""The house's rooms: who may import whom (README.md, the house), how long files are, and that nothing that is read from
 disk can run code.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.components import ROOMS, ROOT, names
+from training.configuration.components import ROOMS, ROOT, names
 
 SIMULATORS = {"ale_py", "Box2D", "crafter", "dm_control", "dm_env", "mujoco", "pygame", "shimmy", "vizdoom"}
 HYDRA = {"hydra", "omegaconf"}
@@ -43,8 +43,8 @@ MAY = {
     },
     "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
-MAY["training/command_line.py"] = MAY["training"] | HYDRA
-MAY["training/films.py"] = MAY["training"] | {"cv2"}  # which writes MP4
+MAY["training/configuration/command_line.py"] = MAY["training"] | HYDRA
+MAY["training/reporting/films.py"] = MAY["training"] | {"cv2"}  # which writes MP4
 # Recordings are resized as envs/ does it; h5py, and Minari with Gymnasium's spaces, only where such files are read.
 MAY["worldmodel/replay/images.py"] = MAY["worldmodel"] | {"cv2"}
 MAY["worldmodel/replay/hdf5.py"] = MAY["worldmodel"] | {"h5py"}
@@ -168,7 +168,7 @@ def test_only_the_command_line_imports_hydra() -> None:
         for file in files(place)
         if {name.split(".")[0] for name in imported(ast.parse(file.read_text("utf8")))} & HYDRA
     }
-    assert with_hydra == {"training/command_line.py"}
+    assert with_hydra == {"training/configuration/command_line.py"}
 
 
 def test_names_become_modules_in_one_place() -> None:
@@ -179,8 +179,8 @@ def test_names_become_modules_in_one_place() -> None:
         if "import_module" in file.read_text("utf8")
     }
     # rendering.py names its modules itself; adapter.py imports the user's own wrappers, whose packages
-    # training/config.py compares with the plugins that the user has named.
-    assert found == {"training/components.py", "envs/rendering.py", "envs/adapter.py"}
+    # training/configuration/config.py compares with the plugins that the user has named.
+    assert found == {"training/configuration/components.py", "envs/rendering.py", "envs/adapter.py"}
 
 
 # ---- sizes ----
@@ -236,22 +236,22 @@ BY_NAME = {"open", "io.open", "os.open", "os.truncate", "os.remove", "os.unlink"
 METHODS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "mkdir", "unlink", "rmdir",
            "savefig", "iterdir", "glob", "rglob"}  # fmt: skip
 NOT_A_RUNS = {
-    "training/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # a folder to sync; one just made
-    "training/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
-    "training/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # of ours, and of plugins
-    "training/films.py": {"path.read_bytes"},  # in a temporary folder of its own
-    "training/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
+    "training/run_folder/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # to sync; one just made
+    "training/configuration/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
+    "training/configuration/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # ours, and plugins'
+    "training/reporting/films.py": {"path.read_bytes"},  # in a temporary folder of its own
+    "training/configuration/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
     "training/doctor/checks.py": {"Path('/proc/driver/nvidia/version').read_text"},
     "training/doctor/measure.py": {"Path('/sys/fs/cgroup/cpu.max').read_text", "Path(place).glob", "open"},  # just made
-    "training/pictures.py": {"sheet.savefig"},  # into memory
-    "training/progress.py": {"os.open"},  # /dev/null
+    "training/reporting/pictures.py": {"sheet.savefig"},  # into memory
+    "training/reporting/progress.py": {"os.open"},  # /dev/null
     "training/recordings.py": {"out.iterdir"},  # where it writes
-    "training/rotation.py": {"(self.replay / name).unlink"},  # of a name that we write, in a folder that is checked
-    "training/run.py": {"folder.mkdir"},  # the run's folder itself
-    "training/run_name.py": {"folder.parent.glob"},
-    "training/size.py": {"(CONFIGS / 'sizes.yaml').read_text"},
-    "training/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},  # regular files only
-    "training/trained.py": {"folder.mkdir"},  # beside an agent's file
+    "training/run_folder/rotation.py": {"(self.replay / name).unlink"},  # a name that we write, in a checked folder
+    "training/run_folder/run.py": {"folder.mkdir"},  # the run's folder itself
+    "training/run_folder/run_name.py": {"folder.parent.glob"},
+    "training/configuration/size.py": {"(CONFIGS / 'sizes.yaml').read_text"},
+    "training/reporting/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},
+    "training/run_folder/trained.py": {"folder.mkdir"},  # beside an agent's file
     "worldmodel/replay/episodes.py": {"zipfile.ZipFile"},  # of a file that is open
 }  # fmt: skip
 
@@ -298,7 +298,7 @@ def test_configs_name_no_python() -> None:
         ("worldmodel/a.py", "from agents.planners import cem"),
         ("worldmodel/a.py", "from matplotlib import pyplot"),
         ("worldmodel/replay/a.py", "from torch.utils import tensorboard"),
-        ("worldmodel/replay/a.py", "import training.run"),
+        ("worldmodel/replay/a.py", "import training.run_folder.run"),
         ("worldmodel/networks/a.py", "from worldmodel.replay import buffer"),
         ("worldmodel/networks/a.py", "from worldmodel import replay"),
         ("agents/a.py", "from worldmodel.models import rssm"),
@@ -314,7 +314,7 @@ def test_configs_name_no_python() -> None:
         ("training/a.py", "from envs.suites import dot"),
         ("training/a.py", "from envs.suites.dot import DotEnv"),
         ("training/a.py", "from agents import planners"),
-        ("training/command_line.py", "import worldmodel.models.rssm"),
+        ("training/configuration/command_line.py", "import worldmodel.models.rssm"),
         ("train.py", "from agents.planners.cem import CEM"),
         ("train.py", "import gymnasium"),
         ("train.py", "import hydra"),
@@ -337,8 +337,8 @@ def test_a_trespass_is_seen(file: str, source: str) -> None:
         ("agents/a.py", "from worldmodel.networks import gaussian"),
         ("agents/a.py", "from agents.planners.proposal import sample"),
         ("agents/__init__.py", "from training.build import load_agent"),
-        ("training/command_line.py", "from hydra.core import global_hydra"),
-        ("train.py", "from training import command_line"),
+        ("training/configuration/command_line.py", "from hydra.core import global_hydra"),
+        ("train.py", "from training.configuration import command_line"),
         ("viewer/server.py", "from aiohttp import web"),
     ],
 )

@@ -20,10 +20,12 @@ import torch
 
 import agents
 import evaluate
-from training import build, checkpoint, history, lock
-from training.metrics import Metrics
-from training.run import Run, RunError
-from training.trained import TrainedRun
+from training import build
+from training.reporting import history
+from training.run_folder import checkpoint, lock
+from training.run_folder.metrics import Metrics
+from training.run_folder.run import Run, RunError
+from training.run_folder.trained import TrainedRun
 
 SECRET = b"of somebody else"
 LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.png", "evaluation.json", "videos/dream.png",
@@ -204,8 +206,8 @@ def test_drawing_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     def fail(*_: Any) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("training.pictures.curves", fail)
-    monkeypatch.setattr("training.tensorboard.tag_of", fail)
+    monkeypatch.setattr("training.reporting.pictures.curves", fail)
+    monkeypatch.setattr("training.reporting.tensorboard.tag_of", fail)
     assert runs.go(tmp_path, "train.env_steps=20") == 0
     assert capsys.readouterr().out.count("training goes on: RuntimeError no font") == 2
 
@@ -230,7 +232,7 @@ def test_an_evaluation_does_not_read_the_log_again(tmp_path: Path, monkeypatch: 
     def fail(path: Path) -> None:
         raise AssertionError("read again")
 
-    monkeypatch.setattr("training.metrics.rows", fail)
+    monkeypatch.setattr("training.run_folder.metrics.rows", fail)
     assert runs.go(tmp_path, "train.env_steps=20") == 0
     assert (tmp_path / "r" / "curve.png").exists()
 

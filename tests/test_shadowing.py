@@ -10,7 +10,7 @@ import pytest
 import runs
 
 from training import shadowing
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 import runs
 
 from envs.suites import dot
-from training import checkpoint
-from training.run import Run
+from training.run_folder import checkpoint
+from training.run_folder.run import Run
 from worldmodel.models import rssm
 
 # The phases are made longer and announce themselves, so that a signal can be sent into each of them.

@@ -6,10 +6,10 @@ import pytest
 import runs
 import yaml
 
-from training import command_line
 from training.build import build_agent
-from training.components import CONFIGS
-from training.resolve import resolve
+from training.configuration import command_line
+from training.configuration.components import CONFIGS
+from training.configuration.resolve import resolve
 from worldmodel.base import ConfigError, Spec
 
 TABLE = (CONFIGS / "sizes.yaml").read_text("utf8")

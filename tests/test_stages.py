@@ -19,10 +19,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import evaluate
 import train
 from agents.agent import Agent
-from training import checkpoint, episode_collector, evaluation, pictures
-from training.components import ROOT
+from training import evaluation
+from training.collecting import episode_collector
+from training.configuration.components import ROOT
 from training.loop import open_trainer
-from training.run import Run
+from training.reporting import pictures
+from training.run_folder import checkpoint
+from training.run_folder.run import Run
 from worldmodel.base import ConfigError
 from worldmodel.replay import recorded
 from worldmodel.replay.episodes import write_chunk

@@ -20,10 +20,10 @@ import tiny
 import torch
 import yaml
 
-from training.components import ROOT
-from training.config import check_section
-from training.rollout import Interrupted
-from training.trained import TrainedRun
+from training.collecting.rollout import Interrupted
+from training.configuration.components import ROOT
+from training.configuration.config import check_section
+from training.run_folder.trained import TrainedRun
 from worldmodel.base import Batch, ConfigError, Spec
 from worldmodel.replay import storage
 from worldmodel.replay.buffer import Replay, ReplayConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import curves, record, scores, table
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 README = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
 

@@ -10,7 +10,7 @@ import pytest
 import runs
 from nbclient import NotebookClient
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 TOUR = ROOT / "docs" / "tour.ipynb"
 BUDGET, LESS = "train.env_steps=1500", "train.env_steps=300 train.learn.model.updates=5 train.eval_episodes=2"

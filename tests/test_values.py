@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import evaluation
-from training.rollout import EpisodeResult, value_vs_obtained
+from training.collecting.rollout import EpisodeResult, value_vs_obtained
 from worldmodel.base import tree_map
 from worldmodel.replay.episodes import Episode
 

@@ -11,9 +11,9 @@ from agents import agent
 from agents.agent import Agent
 from agents.objectives.reward import Reward
 from agents.optimizers import OptimizerConfig
-from training import command_line
-from training.components import ROOT
-from training.config import check_section
+from training.configuration import command_line
+from training.configuration.components import ROOT
+from training.configuration.config import check_section
 from worldmodel.base import Batch, Spec, WorldModel
 from worldmodel.models import rssm
 from worldmodel.replay.episodes import Episode

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from training.shadowing import refuse_shadows
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from training.run_folder.run import Run
 
 refuse_shadows()
 
@@ -17,10 +17,11 @@ def train(*overrides: str, callback: Callable[[Mapping[str, float]], Any] | None
         run = training.train("exp=quickstart", "seed=1", callback=print)
         agent = agents.load(run.folder)
 
-    callback: gets the values of every report. Errors: worldmodel.base.ConfigError, training.run.RunError, and what
-    stopped it; training.rollout.Interrupted if that was a signal. Whatever stops it, the run is saved.
+    callback: gets the values of every report. Errors: worldmodel.base.ConfigError, training.run_folder.run.RunError,
+    and what stopped it; training.collecting.rollout.Interrupted if that was a signal. Whatever stops it, the run is
+    saved.
     """
-    from training.command_line import parse
+    from training.configuration.command_line import parse
     from training.loop import loop, open_trainer
     from training.signals import SignalHandler
 

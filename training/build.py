@@ -8,13 +8,13 @@ from agents.agent import Agent
 from agents.base import Actor
 from agents.device import mind_fork
 from agents.reward_and_value import RewardAndValue
-from training import config
-from training.agent_file import PARTS, StoredAgent, open_trained
-from training.checkpoint import Checkpoint, Damaged
-from training.components import find
-from training.config import Config
+from training.configuration import config
+from training.configuration.components import find
+from training.configuration.config import Config
 from training.preflight import LimitedMemory, working_bytes
-from training.run import Run, refusing
+from training.run_folder.agent_file import PARTS, StoredAgent, open_trained
+from training.run_folder.checkpoint import Checkpoint, Damaged
+from training.run_folder.run import Run, refusing
 from training.threads import use_threads
 from worldmodel.base import ConfigError, Spec, WorldModel
 

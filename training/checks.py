@@ -1,10 +1,10 @@
 """Checks that need the built components: whether each part that should learn can, and has data to learn from."""
 
 from agents.agent import Agent
-from training.components import nearest
-from training.config import Config
-from training.idle_keys import idle_optimizers
-from training.progress import console
+from training.configuration.components import nearest
+from training.configuration.config import Config
+from training.configuration.idle_keys import idle_optimizers
+from training.reporting.progress import console
 from worldmodel.base import ConfigError
 
 

@@ -1,7 +1,7 @@
 """Cleaning up costs no finished work: what fails in it is told, and that is all."""
 
-from training.attempts import told
-from training.progress import console
+from training.reporting.progress import console
+from training.run_folder.attempts import told
 
 
 def close(*what: object) -> None:

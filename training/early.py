@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training import lock, run_name
+from training.run_folder import lock, run_name
 from training.signals import leave_quietly_on_ctrl_c
 
 RUNS, RECIPE, OFFLINE = "runs", "quickstart", "offline"  # what configs/train.yaml has, and exp= with data=
@@ -25,8 +25,8 @@ def begin(arguments: Sequence[str] = ()) -> None:
 
 
 def asked_folder(arguments: Sequence[str]) -> Path | None:
-    """The folder of the run that a command line is about, if it is about one; training/resolve.py decides, and any
-    mistake here only means that the run is refused later.
+    """The folder of the run that a command line is about, if it is about one; training/configuration/resolve.py
+    decides, and any mistake here only means that the run is refused later.
     """
     if not arguments or any(word.startswith("-") for word in arguments):
         return None  # a sweep

@@ -11,8 +11,7 @@ from torch import Tensor
 from agents.agent import Agent
 from agents.base import Actor
 from agents.imagination import Dream, dream, horizon_errors, imagined_return, start_states
-from training.progress import console
-from training.rollout import (
+from training.collecting.rollout import (
     UNKNOWN_LIMIT,
     Environments,
     EpisodeResult,
@@ -21,6 +20,7 @@ from training.rollout import (
     rollout,
     value_vs_obtained,
 )
+from training.reporting.progress import console
 from worldmodel.base import Batch, State, tree_map
 from worldmodel.networks.dense import packed_weights
 from worldmodel.replay.buffer import Replay

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agents.optimizers import Diverged
-from training.config import Config
-from training.run import Run
+from training.configuration.config import Config
+from training.run_folder.run import Run
 from training.start import resume, start
 from training.trainer import Trainer
 

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from agents.agent import Agent
 from envs import Vector
-from training.config import Config
-from training.progress import console
+from training.configuration.config import Config
+from training.reporting.progress import console
 from worldmodel.base import Spec
 from worldmodel.replay import storage
 from worldmodel.replay.context import state_bytes

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.progress import print_error
-from training.run import Run, RunError
+from training.reporting.progress import print_error
+from training.run_folder.run import Run, RunError
 from worldmodel.replay.episodes import DamagedChunk, Episode
 from worldmodel.replay.export import FORMATS
 from worldmodel.replay.recorded import RecordedError, read

@@ -9,16 +9,17 @@ import envs
 from agents.agent import Agent
 from agents.loaded import check_tensors
 from envs import Vector
-from training import checkpoint as checkpoints
-from training import closing, initial_data
+from training import closing
 from training.build import build_actor, build_agent
 from training.checks import check_learning
-from training.config import Config
-from training.initial_data import InitialData, check_images, end_unlearned, resizing
+from training.collecting import initial_data
+from training.collecting.initial_data import InitialData, check_images, end_unlearned, resizing
+from training.configuration.config import Config
+from training.configuration.resolve import model_differences
 from training.preflight import collects_steps, plan_replay
-from training.progress import console
-from training.resolve import model_differences
-from training.run import Run, RunError, refusing
+from training.reporting.progress import console
+from training.run_folder import checkpoint as checkpoints
+from training.run_folder.run import Run, RunError, refusing
 from training.schedule import Counters
 from training.threads import use_threads
 from training.trainer import Trainer

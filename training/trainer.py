@@ -15,16 +15,16 @@ from agents.agent import Agent
 from agents.base import Actor
 from envs import Vector
 from training import closing, evaluation
-from training.checkpoint import Checkpoint
-from training.collector import StepCollector
-from training.config import Config
-from training.episode_collector import EpisodeCollector
-from training.progress import console
-from training.report import Reporter
-from training.rollout import EpisodeResult, Interrupted, Seconds, episode_seed
-from training.run import Run
+from training.collecting.episode_collector import EpisodeCollector
+from training.collecting.rollout import EpisodeResult, Interrupted, Seconds, episode_seed
+from training.collecting.step_collector import StepCollector
+from training.collecting.watch import Watch
+from training.configuration.config import Config
+from training.reporting.progress import console
+from training.reporting.report import Reporter
+from training.run_folder.checkpoint import Checkpoint
+from training.run_folder.run import Run
 from training.schedule import Counters, Schedule
-from training.watch import Watch
 from worldmodel.base import Batch
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode

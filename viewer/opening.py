@@ -11,7 +11,7 @@ import envs
 from agents.base import Actor
 from envs import EnvError
 from training.build import build_actor
-from training.trained import TrainedRun
+from training.run_folder.trained import TrainedRun
 from viewer.session import Session
 from worldmodel.base import Batch
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.films import gif
+from training.reporting.films import gif
 from viewer.futures import Futures
 from viewer.messages import to_image
 from viewer.session import View

@@ -80,7 +80,7 @@ def environment_facts() -> dict[str, Any]:
     import numpy as np
 
     import envs
-    from training.command_line import parse
+    from training.configuration.command_line import parse
 
     config = parse(["exp=quickstart", f"runs={tempfile.gettempdir()}"])
     env = envs.make(config.env)
@@ -126,7 +126,7 @@ def replay_facts(folder: str) -> dict[str, Any]:
 
 def disk_facts(folder: str) -> dict[str, Any]:
     """Locks, durable writes and space, in a folder that is there."""
-    from training import lock
+    from training.run_folder import lock
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         locked, why = True, ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training import hints
+from training.configuration import hints
 from training.doctor.report import Finding
 from training.shadowing import HOME
 

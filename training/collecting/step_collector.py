@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from agents.agent import Agent, Memory
 from agents.base import Mode
 from envs import EnvError
-from training.rollout import Environments, EpisodeBuilder, EpisodeResult, Interrupted, Seconds
+from training.collecting.rollout import Environments, EpisodeBuilder, EpisodeResult, Interrupted, Seconds
 from worldmodel.base import Spec
 from worldmodel.replay.episodes import ROUNDING, Episode
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from agents.agent import Agent
 from envs import EnvError, Vector
-from training.rollout import EpisodeResult, Interrupted, Seconds, rollout
+from training.collecting.rollout import EpisodeResult, Interrupted, Seconds, rollout
 
 
 class EpisodeCollector:

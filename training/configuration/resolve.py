@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.components import nearest
-from training.config import Config, check
-from training.idle_keys import idle_keys
-from training.plain import differences, shown
-from training.run import Run, RunError
-from training.run_name import LONGEST_NAME, made_from, runs_beside
-from training.size import with_size
+from training.configuration.components import nearest
+from training.configuration.config import Config, check
+from training.configuration.idle_keys import idle_keys
+from training.configuration.plain import differences, shown
+from training.configuration.size import with_size
+from training.run_folder.run import Run, RunError
+from training.run_folder.run_name import LONGEST_NAME, made_from, runs_beside
 from worldmodel.base import ConfigError
 
 MAY_CHANGE = (  # when a run is resumed

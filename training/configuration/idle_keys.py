@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from agents.agent import Agent
-from training.components import ROOMS
-from training.config import Config
+from training.configuration.components import ROOMS
+from training.configuration.config import Config
 
 
 class Idle(NamedTuple):

@@ -26,7 +26,7 @@ def runs_beside(folder: Path) -> list[str]:
 
 def not_a_run(folder: Path) -> str:
     """Why this path is no run's folder, and which ones are near."""
-    from training.components import nearest  # which loads torch
+    from training.configuration.components import nearest  # which loads torch
 
     if folder.is_file():  # such as an agent's file, where a run is asked for
         why = "it is a file; a run's folder is wanted, such as runs/cartpole1"

@@ -11,9 +11,9 @@ import numpy as np
 
 from envs import Vector
 from envs.diagnosis import ENOUGH, NO_LIMIT, SAME_START, Pictures, reward_problem
-from training.config import Config
-from training.hints import command
-from training.rollout import EpisodeResult
+from training.collecting.rollout import EpisodeResult
+from training.configuration.config import Config
+from training.configuration.hints import command
 from worldmodel.replay.episodes import Episode
 
 JUDGED = 200  # rows of an episode after which its pictures are judged, if it goes on

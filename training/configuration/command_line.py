@@ -17,13 +17,22 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from training import hints
-from training.components import CONFIGS, ROOMS, config_folders, nearest
-from training.config import Config
-from training.plain import shown
-from training.resolve import resolve
-from training.words import TEXT, WORD, escaped, in_hydra_grammar, modules_named, plugins_of, unquoted, with_home
-from training.working_folder import use_working_folder
+from training.configuration import hints
+from training.configuration.components import CONFIGS, ROOMS, config_folders, nearest
+from training.configuration.config import Config
+from training.configuration.plain import shown
+from training.configuration.resolve import resolve
+from training.configuration.words import (
+    TEXT,
+    WORD,
+    escaped,
+    in_hydra_grammar,
+    modules_named,
+    plugins_of,
+    unquoted,
+    with_home,
+)
+from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
 SWEEP = ("-m", "--multirun")

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from training import checkpoint
-from training.checkpoint import Checkpoint, Damaged
+from training.run_folder import checkpoint
+from training.run_folder.checkpoint import Checkpoint, Damaged
 from worldmodel import files
 
 # The only names that are ever deleted: what we write, and what interrupted saves and rotations leave.

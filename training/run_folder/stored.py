@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
-from training.legacy import upgrade_counters, upgrade_spec
-from training.plain import cut, shown
+from training.configuration.legacy import upgrade_counters, upgrade_spec
+from training.configuration.plain import cut, shown
 
 Count = Annotated[int, Field(strict=True, ge=0, le=10**15)]
 Side = Annotated[int, Field(strict=True, ge=1, le=4096)]  # pixels

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from safetensors.torch import save
 from torch import Tensor
 
-from training.legacy import upgrade_tensors
-from training.plain import cut, read_json, shown
-from training.stored import check_state
-from training.tensors import read_tensors
+from training.configuration.legacy import upgrade_tensors
+from training.configuration.plain import cut, read_json, shown
+from training.run_folder.stored import check_state
+from training.run_folder.tensors import read_tensors
 from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 from worldmodel.replay.storage import available_memory

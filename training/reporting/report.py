@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from agents.imagination import Dream
-from training import films, pictures
-from training.progress import ProgressBar, console
-from training.rollout import EpisodeResult, Seconds, value_vs_obtained
-from training.run import Run
+from training.collecting.rollout import EpisodeResult, Seconds, value_vs_obtained
+from training.reporting import films, pictures
+from training.reporting.progress import ProgressBar, console
+from training.run_folder.run import Run
 from training.schedule import Config, Schedule
 
 SKIPPED = "/skipped"  # the metric of a part that counts updates which were not finite

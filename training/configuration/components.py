@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 from envs.errors import told
-from training.plain import shown
+from training.configuration.plain import shown
 from worldmodel.base import ConfigError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 ACTORS = ("agents.planners", "agents.controllers", "agents.explorers")
 ROOMS = {  # by the section of the config

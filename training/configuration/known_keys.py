@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import yaml
 from pydantic import BaseModel
 
-from training.components import CONFIGS, ROOMS, config_folders
+from training.configuration.components import CONFIGS, ROOMS, config_folders
 
 MOST = 3  # that are named
 

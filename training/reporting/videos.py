@@ -6,10 +6,11 @@ import numpy as np
 
 import envs
 from agents.agent import Agent
-from training import evaluation, films
-from training.progress import console
-from training.rollout import EpisodeResult
-from training.trained import TrainedRun
+from training import evaluation
+from training.collecting.rollout import EpisodeResult
+from training.reporting import films
+from training.reporting.progress import console
+from training.run_folder.trained import TrainedRun
 from worldmodel import files
 from worldmodel.replay.episodes import Episode
 

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from training.checkpoint import Checkpoint
-from training.legacy import upgrade_config, upgrade_tensors
-from training.plain import cut, read_json
-from training.run import Run, RunError
-from training.stored import check_info, check_state
-from training.tensors import read_tensors
+from training.configuration.legacy import upgrade_config, upgrade_tensors
+from training.configuration.plain import cut, read_json
+from training.run_folder.checkpoint import Checkpoint
+from training.run_folder.run import Run, RunError
+from training.run_folder.stored import check_info, check_state
+from training.run_folder.tensors import read_tensors
 from worldmodel import files
 from worldmodel.replay.episodes import Chunk
 

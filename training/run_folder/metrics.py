@@ -5,11 +5,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from training import pictures
-from training.attempts import Attempts
-from training.history import History, Row, rows
-from training.progress import console
-from training.tensorboard import TensorBoard
+from training.reporting import pictures
+from training.reporting.history import History, Row, rows
+from training.reporting.progress import console
+from training.reporting.tensorboard import TensorBoard
+from training.run_folder.attempts import Attempts
 from worldmodel import files
 
 

@@ -15,15 +15,16 @@ from typing import Any, BinaryIO
 import yaml
 from torch import Tensor
 
-from training import checkpoint, hints, lock, versions
-from training.checkpoint import Checkpoint
-from training.legacy import upgrade_config, upgrade_spec
-from training.lock import RunError
-from training.metrics import Metrics
-from training.plain import LARGEST_CONFIG, cut, differences, read_json, read_yaml, shown
-from training.rotation import Rotation
-from training.run_name import not_a_run
-from training.stored import check_info
+from training.configuration import hints
+from training.configuration.legacy import upgrade_config, upgrade_spec
+from training.configuration.plain import LARGEST_CONFIG, cut, differences, read_json, read_yaml, shown
+from training.run_folder import checkpoint, lock, versions
+from training.run_folder.checkpoint import Checkpoint
+from training.run_folder.lock import RunError
+from training.run_folder.metrics import Metrics
+from training.run_folder.rotation import Rotation
+from training.run_folder.run_name import not_a_run
+from training.run_folder.stored import check_info
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay.buffer import Replay

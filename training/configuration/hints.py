@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.configuration.working_folder import from_working_folder
 from training.shadowing import HOME
-from training.working_folder import from_working_folder
 
 
 def command(entry: str, *words: str) -> str:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.progress import console
+from training.reporting.progress import console
 
 
 class Attempts:

@@ -10,17 +10,18 @@ import torch
 
 import envs
 from agents.agent import Agent
-from training import closing, config, evaluation
-from training.agent_file import StoredAgent
+from training import closing, evaluation
 from training.build import build_actor, load_trained
-from training.checkpoint import Checkpoint
-from training.command_line import component_section
-from training.plain import read_json
-from training.progress import ProgressBar, console
-from training.resolve import overlay
-from training.rollout import EpisodeResult, episode_seed
-from training.run import Run, RunError
-from training.versions import commit
+from training.collecting.rollout import EpisodeResult, episode_seed
+from training.configuration import config
+from training.configuration.command_line import component_section
+from training.configuration.plain import read_json
+from training.configuration.resolve import overlay
+from training.reporting.progress import ProgressBar, console
+from training.run_folder.agent_file import StoredAgent
+from training.run_folder.checkpoint import Checkpoint
+from training.run_folder.run import Run, RunError
+from training.run_folder.versions import commit
 from worldmodel import files
 from worldmodel.base import ConfigError
 from worldmodel.replay import storage

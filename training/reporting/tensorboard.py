@@ -24,7 +24,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from training.attempts import Attempts
+from training.run_folder.attempts import Attempts
 from worldmodel import files
 
 EXPECTED = {f"evaluate/{name}": f"evaluate/value/{name}" for name in

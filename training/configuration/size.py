@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from training.components import CONFIGS, nearest
+from training.configuration.components import CONFIGS, nearest
 from worldmodel.base import ConfigError
 
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from training import hints
-from training.config import Config, RootConfig, check_section
-from training.plain import differences, shown
-from training.progress import console
-from training.run import Run, RunError
+from training.configuration import hints
+from training.configuration.config import Config, RootConfig, check_section
+from training.configuration.plain import differences, shown
+from training.reporting.progress import console
+from training.run_folder.run import Run, RunError
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import evidence, recorded

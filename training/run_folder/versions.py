@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training.components import ROOT
+from training.configuration.components import ROOT
 
 PACKAGES = ("torch", "numpy", "gymnasium", "worldmodel")
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from training import evaluation, pictures, videos
-from training.progress import console
-from training.rollout import mean_ci95
-from training.trained import TrainedRun
-from training.versions import commit
+from training import evaluation
+from training.collecting.rollout import mean_ci95
+from training.reporting import pictures, videos
+from training.reporting.progress import console
+from training.run_folder.trained import TrainedRun
+from training.run_folder.versions import commit
 from worldmodel import files
 from worldmodel.base import ConfigError
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from agents import agent
 from training import schedule
-from training.components import ROOMS, find, nearest
-from training.known_keys import elsewhere
-from training.plain import cut, shown
+from training.configuration.components import ROOMS, find, nearest
+from training.configuration.known_keys import elsewhere
+from training.configuration.plain import cut, shown
 from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.replay.buffer import ReplayConfig
 from worldmodel.replay.layouts import LAYOUTS
@@ -191,7 +191,7 @@ def describe(
 
 def renamed(path: str) -> str:
     """What to say of a key that had another name before."""
-    from training.legacy import RENAMED_KEYS, RENAMED_STAGE_KEYS
+    from training.configuration.legacy import RENAMED_KEYS, RENAMED_STAGE_KEYS
 
     new = RENAMED_KEYS.get(path)
     words = path.split(".")

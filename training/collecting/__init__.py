@@ -1,0 +1,1 @@
+"""Experience: from environments, and from recordings."""

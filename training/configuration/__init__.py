@@ -1,0 +1,1 @@
+"""What was asked for: the command line and the config, checked."""
