@@ -27,6 +27,22 @@ def actor_of(move: Any, **changes: Any) -> Any:
     return dreams.actor("dreamer_v3_2023", Exact(move, 1), Spec((1, 2, 2), 1, False), **changes)
 
 
+def test_no_model_dreams_of_actions_that_an_environment_would_clip() -> None:
+    """They are outside of what a model has learned from. What is scored is what was drawn."""
+    seen: list[Tensor] = []
+
+    def watched(place: Place, action: Tensor) -> Place:
+        seen.append(action)
+        return straight(place, action)
+
+    actor = actor_of(watched)
+    wide = BoundedNormal(torch.zeros(64, 1), torch.ones(64, 1))
+    start = actor.model.initial(64)
+    path = imagine_trajectory(actor.model, actor.objective, start, torch.zeros(64, 1), lambda features: wide, 5)
+    assert path.action.abs().max() > 1.5
+    torch.testing.assert_close(torch.stack(seen), path.action.clamp(-1, 1))
+
+
 @pytest.mark.parametrize("spec", [dreams.SMALL, DISCRETE], ids=["continuous", "discrete"])
 def test_its_losses_are_the_equations(spec: Spec) -> None:
     """Written out once more, dream by dream; two rows are terminal, and the dreams go on or not by the likelier."""

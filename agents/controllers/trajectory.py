@@ -20,7 +20,7 @@ class Trajectory(NamedTuple):
     """A dream of H actions, time first. Row i of everything but the actions is about state i; state 0 is the start."""
 
     features: Tensor  # (H + 1, N, F)
-    action: Tensor  # (H, N, A) taken in state i: it leads to state i + 1
+    action: Tensor  # (H, N, A) drawn in state i, which may lie outside [-1, 1]: what it then does leads to state i + 1
     reward: Tensor  # (H + 1, N) of arriving in state i
     continues: Tensor  # (H + 1, N) probability that state i is not terminal
 
@@ -33,18 +33,26 @@ def imagine_trajectory(
     policy: Callable[[Tensor], Policy],
     horizon: int,
 ) -> Trajectory:
-    """Dream from states (N, ...), to which the actions (N, A) had led. Where gradients are enabled they flow from
-    rewards and features through the states into the sampled actions, and there into the policy, but not by way of what
-    the policy has read (Dreamer, section 3: sg(features)).
+    """Dream from states (N, ...), to which the actions (N, A) had led. The model and the objective get actions within
+    [-1, 1], as an environment does, which clips what a policy draws: outside they were never trained. Where gradients
+    are enabled they flow from rewards and features through the states into the sampled actions, and there into the
+    policy, but not by way of what the policy has read (Dreamer, section 3: sg(features)).
     """
-    path, features, actions = [start], [model.features(start)], [action]
+    path, features, taken, actions = [start], [model.features(start)], [action], list[Tensor]()
     for _ in range(horizon):
         actions.append(policy(features[-1].detach()).sample())
-        path.append(model.imagine(path[-1], actions[-1]))
+        taken.append(limited(actions[-1]))
+        path.append(model.imagine(path[-1], taken[-1]))
         features.append(model.features(path[-1]))
-    states, taken = tree_stack(path, 0), torch.stack(actions)  # (H + 1, N, ...)
-    continues = model.continues(merge_time(states)).float().view(taken.shape[:2])
-    return Trajectory(torch.stack(features), taken[1:], objective.reward(model, states, taken).float(), continues)
+    states = tree_stack(path, 0)  # (H + 1, N, ...)
+    reward = objective.reward(model, states, torch.stack(taken)).float()
+    continues = model.continues(merge_time(states)).float().view(reward.shape)
+    return Trajectory(torch.stack(features), torch.stack(actions), reward, continues)
+
+
+def limited(action: Tensor) -> Tensor:
+    """Actions (..., A) within [-1, 1]. The gradient passes, scaled down where an action was too large."""
+    return action / action.abs().clamp(min=1).detach()
 
 
 @contextlib.contextmanager
