@@ -5,7 +5,7 @@ synchronisation. Their whole state is in a checkpoint.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -128,19 +128,25 @@ class Optimizers:
 
     # ---- what a checkpoint holds ----
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All states by the parameters' names."""
+    def tensors(self, parts: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """All states, or those of some parts, by the parameters' names."""
         found: dict[str, Tensor] = {}
-        for part, optimizer in self.optimizers.items():
+        chosen = self.chosen(parts)
+        for part, optimizer in chosen.items():
             states = optimizer.state_dict()["state"]
             found |= {
                 f"{self.names[part][i]}/{key}": value for i, state in states.items() for key, value in state.items()
             }
-        found |= {f"skipped/{part}": value.long() for part, value in self.skipped.items()}
+        found |= {f"skipped/{part}": self.skipped[part].long() for part in chosen}
         return found | {f"scaler/{key}": torch.tensor(value) for key, value in self.scaler.state_dict().items()}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The reverse of tensors(). Errors: ValueError for what does not fit, before anything is changed."""
+    def chosen(self, parts: Iterable[str] | None) -> dict[str, torch.optim.Optimizer]:
+        return self.optimizers if parts is None else {part: self.optimizers[part] for part in parts}
+
+    def restore(self, tensors: Mapping[str, Tensor], parts: Iterable[str] | None = None) -> None:
+        """The reverse of tensors(); other parts stay as they are. Errors: ValueError for what does not fit, before
+        anything is changed.
+        """
         flat = dict(tensors)
         skipped = {part: flat.pop(f"skipped/{part}", torch.zeros(())) for part in self.skipped}
         scaler = {key.removeprefix("scaler/"): flat.pop(key) for key in tensors if key.startswith("scaler/")}
@@ -161,7 +167,7 @@ class Optimizers:
             for i, state in found.items():
                 if set(state) != STATE:
                     raise ValueError(f"the optimiser's state of {self.names[part][i]} has not all of {sorted(STATE)}")
-        for part, optimizer in self.optimizers.items():
+        for part, optimizer in self.chosen(parts).items():
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states[part]})
             self.skipped[part].copy_(skipped[part])
         if scaler:  # only fp16 has such a state, and only fp16 takes it

@@ -41,8 +41,9 @@ REPEATS = {
 }
 PLANET = {
     "train": {
-        "env_steps": 1_000_000, "prefill": 5, "learn": {"model": {"updates": 100}}, "ratio": None,
-        "collect": {"unit": "episodes", "per_round": 1},
+        "env_steps": 1_000_000, "prefill": 5, "ratio": None,
+        "learn": {"mode": "alternate", "max_staleness": 100, "model": {"updates": 100}},
+        "collect": {"unit": "episodes", "per_round": 1, "mode": "sync", "workers": 1, "max_staleness": 100},
     },
     "replay": {"batch_size": 50, "batch_length": 50},
     "agent": {

@@ -44,16 +44,16 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
     if words[-1].startswith("actor=dreamer"):  # learns by gradient, beside the model
         little += ["train.learn.model.parts=[model,actor]"]
     plain = runs.composed(*words, *little, *SHORT, "run=r", f"runs={tmp_path}").plain
+    stages = {name: was for name, was in plain["train"]["learn"].items() if isinstance(was, dict)}
     in_env = plain["actor"].get("evaluate_in") == "env"  # it learns from episodes, not in dreams
     little += [
         f"train.learn.{stage}.{key}={value}"
-        for stage, was in plain["train"]["learn"].items()
+        for stage, was in stages.items()
         for key, value in {"updates": 1, "batch_size": 2, "batch_length": 6}.items()
         if key in was and not (in_env and stage == "actor" and key != "updates")
     ]
-    stages = plain["train"]["learn"].values()
     for key, value in {"batch_size": 2, "batch_length": 6}.items():
-        if any(key not in stage for stage in stages):  # else it would do nothing
+        if any(key not in stage for stage in stages.values()):  # else it would do nothing
             little += [f"replay.{key}={value}"]
     if plain["train"]["ratio"]:
         little += ["train.ratio=6"]

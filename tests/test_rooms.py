@@ -44,6 +44,7 @@ MAY = {
     "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
 MAY["training/configuration/command_line.py"] = MAY["training"] | HYDRA
+MAY["training/distributed/cluster.py"] = MAY["training"] | {"ray"}
 MAY["training/reporting/films.py"] = MAY["training"] | {"cv2"}  # which writes MP4
 # Recordings are resized as envs/ does it; h5py, and Minari with Gymnasium's spaces, only where such files are read.
 MAY["worldmodel/replay/images.py"] = MAY["worldmodel"] | {"cv2"}
@@ -239,6 +240,7 @@ NOT_A_RUNS = {
     "training/run_folder/checkpoint.py": {"os.open", "shutil.rmtree", "temporary.mkdir"},  # to sync; one just made
     "training/configuration/command_line.py": {"(CONFIGS / key).glob", "(folder / key).glob"},
     "training/configuration/components.py": {"CONFIGS.glob", "file.read_text", "folder.glob"},  # ours, and plugins'
+    "training/distributed/cluster.py": {"shutil.rmtree"},  # a folder that it has made
     "training/reporting/films.py": {"path.read_bytes"},  # in a temporary folder of its own
     "training/configuration/known_keys.py": {"(folder / section).glob", "path.read_text"},  # the same folders
     "training/doctor/checks.py": {"Path('/proc/driver/nvidia/version').read_text"},
@@ -310,6 +312,7 @@ def test_configs_name_no_python() -> None:
         ("agents/__init__.py", "from training.build import build_agent"),
         ("agents/a.py", "import dm_control.suite"),
         ("training/a.py", "import omegaconf"),
+        ("training/distributed/a.py", "import ray"),
         ("training/a.py", "import gymnasium"),
         ("training/a.py", "from envs.suites import dot"),
         ("training/a.py", "from envs.suites.dot import DotEnv"),

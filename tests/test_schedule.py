@@ -22,7 +22,11 @@ def config(**changes: Any) -> Config:
         env_steps=0, prefill=0, ratio=None, report_every=500, eval_every=1_000_000,
         eval_episodes=1, temperatures=[1.0], save_every=1_000_000, save_minutes=10, max_failures=10, keep_checkpoints=2,
     )  # fmt: skip
-    collect = dict(unit=changes.pop("unit", "episodes"), per_round=changes.pop("per_round", 1))
+    collect = dict(
+        unit=changes.pop("unit", "episodes"), per_round=changes.pop("per_round", 1),
+        mode="sync", workers=1, max_staleness=100,
+    )  # fmt: skip
+    learn |= dict(mode="alternate", max_staleness=100)
     return Config(**{**values, **changes, "collect": collect, "learn": learn})
 
 
@@ -137,7 +141,7 @@ def test_planet_learns_after_the_random_episodes_and_after_every_further_one() -
     assert [schedule(setting, episodes=number).updates_due() for number in range(8)] == [0, 0, 0, 0, 0, 100, 200, 300]
     assert [schedule(setting, episodes=5, updates=number).updates_due() for number in (1, 99, 100)] == [99, 1, 0]
     assert [schedule(setting, episodes=6, updates=number).updates_due() for number in (100, 150, 200)] == [100, 50, 0]
-    assert schedule(setting, episodes=40, updates=3512).turn() == ("model", setting.learn["model"], 12)
+    assert schedule(setting, episodes=40, updates=3512).turn() == ("model", setting.learn.stages["model"], 12)
 
 
 def test_episodes_that_come_in_pairs_are_made_up_for() -> None:
@@ -164,9 +168,9 @@ def test_world_models_stages_follow_each_other() -> None:
     assert [(turn.name, turn.done) for turn in turns] == [
         ("vision", 0), ("vision", 99_999), ("memory", 0), ("memory", 3999), ("actor", 0)
     ]  # fmt: skip
-    assert all(turn.stage is setting.learn[turn.name] for turn in turns)
+    assert all(turn.stage is setting.learn.stages[turn.name] for turn in turns)
     assert schedule(setting, episodes=200, updates=104_300).updates_due() == 0
-    assert schedule(setting, updates=7).turn(103_999) == ("memory", setting.learn["memory"], 3999)
+    assert schedule(setting, updates=7).turn(103_999) == ("memory", setting.learn.stages["memory"], 3999)
 
 
 def test_the_second_round_is_as_the_first() -> None:
@@ -404,9 +408,9 @@ def ends_once(setting: Config, count: int, has_data: bool) -> None:
     if collected(setting, counters) or has_data:
         rounds = 1 + (collected(setting, counters) - setting.prefill) // setting.collect.per_round
         if setting.ratio is not None:
-            rows = sum(stage.updates for stage in setting.learn.values()) * BATCH[0] * BATCH[1]
+            rows = sum(stage.updates for stage in setting.learn.stages.values()) * BATCH[0] * BATCH[1]
             rounds = int((counters.agent_steps - counters.prefill_agent_steps) * setting.ratio / rows)
-        assert counters.updates == rounds * sum(stage.updates for stage in setting.learn.values())
+        assert counters.updates == rounds * sum(stage.updates for stage in setting.learn.stages.values())
     assert list(live(setting, counters, count, has_data)) == []  # and a run that has ended has ended
 
 

@@ -182,6 +182,7 @@ def test_all_stages_leave_their_metrics_and_pictures(whole: Path) -> None:
         agent_steps=24,
         episodes=4,
         failed_episodes=0,
+        actor_updates=0,
         updates=13,
         decisions_left=0,
         fitness_env_steps=0,
@@ -393,6 +394,7 @@ def test_recorded_episodes_teach_without_an_environment(whole: Path, offline: Pa
         agent_steps=0,
         episodes=0,
         failed_episodes=0,
+        actor_updates=0,
         updates=6,
         decisions_left=0,
         fitness_env_steps=0,
@@ -689,8 +691,9 @@ def test_what_is_read_in_a_recipe_is_what_runs(exp: str) -> None:
         wanted = laid_over(wanted, {key: value for key, value in written(name).items() if key != "defaults"})
     found = composed(f"exp={exp}")
     assert laid_over(found, wanted) == found
-    assert list(found["train"]["learn"]) == ["vision", "memory", "actor"]
-    assert found["train"]["learn"] == wanted["train"]["learn"]
+    stages = {name: stage for name, stage in found["train"]["learn"].items() if isinstance(stage, dict)}
+    assert list(stages) == ["vision", "memory", "actor"]
+    assert stages == wanted["train"]["learn"]
 
 
 def test_worlds_of_world_models() -> None:

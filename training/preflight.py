@@ -55,7 +55,7 @@ def working_bytes(config: Config, agent: Agent, envs: int, learns: bool = True) 
     with torch.no_grad():
         features = agent.model.features(agent.model.initial(1)).shape[-1]
     row = 4 * (COPIES * (sum(leaf.numel() for leaf in state) + features) + 2 * agent.spec.action_dim)
-    stages = [stage for stage in config.train.learn.values() if stage.updates and learns]
+    stages = [stage for stage in config.train.learn.stages.values() if stage.updates and learns]
     rows = max(
         ((stage.batch_size or config.replay.batch_size) * (stage.batch_length or config.replay.batch_length)
          for stage in stages), default=0,
@@ -84,6 +84,11 @@ def collects_steps(config: Config, vector: Vector | None) -> bool:
     return vector is not None and config.train.collect.unit == "steps"
 
 
+def environments(config: Config, vector: Vector) -> int:
+    """All that collect, in this process or in others."""
+    return vector.num_envs * (config.train.collect.workers if config.train.collect.mode == "async" else 1)
+
+
 def plan_replay(
     config: Config, spec: Spec, vector: Vector | None, initial_rows: int, longest: int, agents: Sequence[Agent]
 ) -> StoragePlan:
@@ -98,11 +103,12 @@ def plan_replay(
     rows = min(rows or config.replay.capacity, config.replay.capacity)
     if vector and not by_steps:
         longest = max(longest, math.ceil((vector.time_limit or 0) / vector.action_repeat) + 1)
+    count = environments(config, vector) if vector else 1
     if vector and by_steps:  # what is collected at once goes into one environment's ring
         at_once = max(config.train.prefill, config.train.collect.per_round)
-        decisions = math.ceil(at_once / (vector.action_repeat * vector.num_envs))
+        decisions = math.ceil(at_once / (vector.action_repeat * count))
         limit = math.ceil((vector.time_limit or at_once) / vector.action_repeat)
-        longest = max(longest, vector.num_envs * (min(decisions, limit) + 1))
+        longest = max(longest, count * (min(decisions, limit) + 1))
     if longest > config.replay.capacity:
         raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
     where = config.replay.storage, config.replay.memory_gb
@@ -122,5 +128,5 @@ def collected_rows(config: Config, vector: Vector | None) -> int:
     steps = math.ceil(train.env_steps / repeat)
     if train.collect.unit == "steps":
         steps += math.ceil(train.prefill / repeat)
-        return steps + math.ceil(steps / length) + vector.num_envs * (length + 1)
-    return steps + (train.prefill + vector.num_envs) * (length + 1) + math.ceil(steps / length)
+        return steps + math.ceil(steps / length) + environments(config, vector) * (length + 1)
+    return steps + (train.prefill + environments(config, vector)) * (length + 1) + math.ceil(steps / length)

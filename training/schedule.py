@@ -10,11 +10,12 @@ import dataclasses
 import math
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from worldmodel.base import StrictConfig
 
 MOST = 10**12  # steps or updates: beyond what anyone computes, and far from where counters overflow
+MOST_STAGES = 100
 Temperature = Annotated[float, Field(ge=0, le=1000)]
 
 
@@ -36,6 +37,38 @@ class Collect(StrictConfig):
     # between rounds, and unfinished episodes are learned from
     unit: Literal["episodes", "steps"]
     per_round: int = Field(ge=1, le=MOST)  # of that unit
+    # async: collectors in processes of their own go on while it learns (training/distributed)
+    mode: Literal["sync", "async"]
+    workers: int = Field(ge=1, le=10_000)  # collectors, each with env.num_envs environments
+    max_staleness: int = Field(ge=0, le=MOST)  # updates that are owed, at most, when a collector begins
+
+
+class Learn(StrictConfig):
+    """A round of learning: its stages by their names, in this order; and two words that name none."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"maxProperties": MOST_STAGES + 2})
+    __pydantic_extra__: dict[str, Stage] = Field(init=False)
+
+    # async: the actor learns in a process of its own, beside the model (training/distributed)
+    mode: Literal["alternate", "async"]
+    max_staleness: int = Field(ge=0, le=MOST)  # updates by which the model is ahead of the actor's copy
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        return self.__pydantic_extra__
+
+    @field_validator("mode", "max_staleness", mode="before")
+    @classmethod
+    def reserved(cls, value: object) -> object:
+        if isinstance(value, (dict, Stage)):
+            raise ValueError("no stage can have this name, which is a setting's: choose another one")
+        return value
+
+    @model_validator(mode="after")
+    def some(self) -> "Learn":
+        if not 1 <= len(self.stages) <= MOST_STAGES:
+            raise ValueError(f"1 to {MOST_STAGES} stages are wanted; there are {len(self.stages)}")
+        return self
 
 
 class Config(StrictConfig):
@@ -44,7 +77,7 @@ class Config(StrictConfig):
     collect: Collect
     # replayed rows per decision after the prefill; null: a round of learning whenever `per_round` was collected
     ratio: float | None = Field(gt=0, le=1e6)
-    learn: dict[str, Stage] = Field(min_length=1, max_length=100)  # a round of learning: these stages, in this order
+    learn: Learn
     # episodes in a row that may fail in their simulator; each is dropped and told. So many end the run
     max_failures: int = Field(ge=1, le=100_000)
     report_every: int = Field(ge=1, le=MOST)  # updates; and at the end of every stage, unless there is a ratio
@@ -57,7 +90,7 @@ class Config(StrictConfig):
 
     @model_validator(mode="after")
     def agree(self) -> "Config":
-        if not any(stage.updates for stage in self.learn.values()) and self.ratio:
+        if not any(stage.updates for stage in self.learn.stages.values()) and self.ratio:
             raise ValueError("ratio is set, but no stage of learn has updates: give one updates=1")
         return self
 
@@ -80,6 +113,7 @@ class Counters:
     last_save_collected: int = 0  # at the last save
     last_save_updates: int = 0
     last_save_evaluations: int = 0
+    actor_updates: int = 0  # of an actor that learns beside the model, learn.mode=async; `updates` are the model's then
 
 
 class StageProgress(NamedTuple):
@@ -101,7 +135,7 @@ class Schedule:
 
     def __init__(self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int]) -> None:
         self.config, self.counters, self.has_data = config, counters, has_data
-        stages = config.learn.values()
+        stages = config.learn.stages.values()
         self.round = sum(stage.updates for stage in stages)  # updates
         self.round_rows = sum(
             stage.updates * (stage.batch_size or batch[0]) * (stage.batch_length or batch[1]) for stage in stages
@@ -117,6 +151,9 @@ class Schedule:
         return self.collected >= self.config.prefill
 
     def collecting_done(self) -> bool:
+        return self.collected_enough()
+
+    def collected_enough(self) -> bool:
         return not self.counters.decisions_left and self.prefilled and self.counters.env_steps >= self.config.env_steps
 
     def decisions_due(self, at_once: int) -> int:
@@ -137,10 +174,18 @@ class Schedule:
         rounds = 1 + (self.collected - self.config.prefill) // self.config.collect.per_round
         return rounds * self.round - self.counters.updates
 
+    def owed(self) -> int:
+        """Updates that are due, by whoever is most behind."""
+        return self.updates_due()
+
+    def learned_once(self) -> bool:
+        """Whether a whole round was learned."""
+        return self.counters.updates >= self.round
+
     def turn(self, update: int | None = None) -> StageProgress:
         """The stage of an update, by default of the next one."""
         done = (self.counters.updates if update is None else update) % self.round
-        for name, stage in self.config.learn.items():
+        for name, stage in self.config.learn.stages.items():
             if done < stage.updates:
                 return StageProgress(name, stage, done)
             done -= stage.updates
@@ -150,7 +195,7 @@ class Schedule:
         """How many updates come before the next report, evaluation or change of stage."""
         turn, every = self.turn(), self.config.report_every
         stage, done = turn.stage, turn.done
-        if self.config.ratio is not None and len(self.config.learn) == 1:
+        if self.config.ratio is not None and len(self.config.learn.stages) == 1:
             until_evaluated = [stage.eval_every - done % stage.eval_every] if stage.eval_every else []
             return min(self.updates_due(), every - self.counters.updates % every, *until_evaluated)
         if turn.parts == ("actor",):

@@ -16,7 +16,8 @@ from training.collecting import initial_data
 from training.collecting.initial_data import InitialData, check_images, end_unlearned, resizing
 from training.configuration.config import Config
 from training.configuration.resolve import model_differences
-from training.preflight import collects_steps, plan_replay
+from training.distributed.refuse import refuse, refuse_unsplit, uses_processes
+from training.preflight import collects_steps, environments, plan_replay
 from training.reporting.progress import console
 from training.run_folder import checkpoint as checkpoints
 from training.run_folder.run import Run, RunError, refusing
@@ -34,6 +35,7 @@ Callback = Callable[[Mapping[str, float]], Any]
 
 def start(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
     """A new run. Errors: ConfigError, ValueError, MemoryError, RunError, envs.EnvError, OSError."""
+    refuse(config)
     console.print(f"{config.folder} is a new run: {config.recipe}")
     initial = initial_data.load(config)
     vector = open_envs(config)
@@ -44,6 +46,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
             check_images(config, spec)
         agent, explorer = build_agents(config, spec)
         check_learning(config, agent, has_data=bool(initial and initial.lengths))
+        refuse_unsplit(config, agent)
         if initial and initial.model is not None:
             take_model(agent, initial.model, config)
         lengths = initial.lengths if initial else []
@@ -56,7 +59,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
         threads = use_threads(config.agent.threads, agent.num_model_parameters())
         run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads, agent.precision)
         replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
-        trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
+        trainer = trainer_of(config)(config, run, vector, agent, explorer, replay, stop, callback)
         if initial:
             add_initial_data(trainer, initial, config)
         trainer.use_counters(Counters(), has_data=len(replay) > 0)
@@ -69,6 +72,7 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
 
 def resume(config: Config, stop: Callable[[], bool], callback: Callback | None = None) -> Trainer:
     """Go on with a run from its newest checkpoint that is complete, its replay included. Errors: as start."""
+    refuse(config)
     run = Run.read(config.folder).lock()
     vector = None
     try:
@@ -79,11 +83,12 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
         agent, explorer = build_agents(config, run.spec)
         use_threads(config.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
         check_learning(config, agent, has_data=True)
+        refuse_unsplit(config, agent)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
         replay = build_replay(
             config, run.spec, vector, plan_replay(config, run.spec, vector, rows, 0, (agent, explorer)), agent
         )
-        trainer = Trainer(config, run, vector, agent, explorer, replay, stop, callback)
+        trainer = trainer_of(config)(config, run, vector, agent, explorer, replay, stop, callback)
         if not load_checkpoint(trainer, config.root.skip_damaged):
             refuse_lost_checkpoints(run)
             run.metrics.rewind(0, {}, -1)
@@ -106,6 +111,15 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
 # ---- the steps ----
 
 
+def trainer_of(config: Config) -> type[Trainer]:
+    """Who trains: this process, or several."""
+    if not uses_processes(config):
+        return Trainer
+    from training.distributed.trainer import DistributedTrainer  # which needs this file
+
+    return DistributedTrainer
+
+
 def refuse_lost_checkpoints(run: Run) -> None:
     """Errors: RunError. Every run has this folder from its first moment on."""
     if not run.checkpoints.exists():
@@ -114,8 +128,8 @@ def refuse_lost_checkpoints(run: Run) -> None:
         )
 
 
-def open_envs(config: Config) -> Vector | None:
-    return envs.vector(config.env, config.train.max_failures, console.print) if config.env else None
+def open_envs(config: Config, tell: Callable[[str], Any] = console.print) -> Vector | None:
+    return envs.vector(config.env, config.train.max_failures, tell) if config.env else None
 
 
 def spec_of(vector: Vector) -> Spec:
@@ -143,7 +157,7 @@ def build_agents(config: Config, spec: Spec) -> tuple[Agent, Agent]:
 
 def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan, agent: Agent) -> Replay:
     """An empty one."""
-    streams = vector.num_envs if vector and collects_steps(config, vector) else 1
+    streams = environments(config, vector) if vector and collects_steps(config, vector) else 1
     replay = Replay(config.replay, spec, plan.rows, plan.storage, streams, collects_steps(config, vector))
     if config.replay.context:
         replay.keep_states(agent.model.initial(1))

@@ -182,6 +182,7 @@ class Trainer:
             for number, batch in enumerate(batches, turn.done + 1):
                 if self.stop():
                     raise Interrupted
+                self.between_updates()
                 with self.rollback(self.agent.actor if by_itself else None):  # gradients never stop amid an update
                     context = self.replay.with_context(batch)
                     metrics, states = self.agent.learn_with_states(context, turn.parts, self.play)
@@ -191,6 +192,9 @@ class Trainer:
                 if stage.updates > self.config.report_every or by_itself:
                     self.reporter.bar.update(number, stage.updates, stage=turn.name)
         self.reporter.learned(began)
+
+    def between_updates(self) -> None:
+        """What else is to be done meanwhile."""
 
     # ---- evaluating and saving ----
 
@@ -222,10 +226,14 @@ class Trainer:
         name += f"-{counters.failed_episodes:04d}" if counters.failed_episodes else ""  # they may be all that is new
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         tensors |= {"context": self.replay.context()} if self.replay.states else {}
-        state: dict[str, Any] = {"counters": dataclasses.asdict(counters), **self.reporter.state()}
+        state = {"counters": dataclasses.asdict(counters), **self.reporter.state(), **self.more_state()}
         if self.collector:
             state["collector"], tensors["collector"] = self.collector.state()
         self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)
+
+    def more_state(self) -> dict[str, Any]:
+        """What else a checkpoint's state.json holds."""
+        return {}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Restore everything but replay, which is loaded already."""

@@ -22,9 +22,15 @@ class EpisodeCollector:
         self.error: EnvError | None = None  # is raised at once
 
     def collect(
-        self, agent: Agent, begun: int, stop: Callable[[], bool], waited: Callable[[int], Any]
+        self,
+        agent: Agent,
+        begun: int,
+        stop: Callable[[], bool] = lambda: False,
+        waited: Callable[[int], Any] = lambda decisions: None,
+        shared: bool = False,
     ) -> tuple[list[EpisodeResult], Seconds]:
-        """A round. begun: the episodes before it. Errors: Interrupted: nothing has happened, and the round is to be
+        """A round. begun: the episodes before it. shared: others play the next numbers, so that in the place of
+        episodes that fail none of them is taken. Errors: Interrupted: nothing has happened, and the round is to be
         repeated; EnvError.
         """
         before, count = self.envs.failures, self.envs.num_envs
@@ -37,7 +43,7 @@ class EpisodeCollector:
                 seeds,
                 "explore",
                 stop,
-                another=lambda number: self.episode_seed(begun + count + number),
+                another=None if shared else lambda number: self.episode_seed(begun + count + number),
                 longest=self.longest,
                 waited=waited,
             )

@@ -16,11 +16,17 @@ from training import schedule
 from training.configuration.components import ROOMS, find, nearest
 from training.configuration.known_keys import elsewhere
 from training.configuration.plain import cut, shown
+from training.distributed.config import RayConfig
 from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.replay.buffer import ReplayConfig
 from worldmodel.replay.layouts import LAYOUTS
 
-SECTIONS: dict[str, type[BaseModel]] = {"train": schedule.Config, "replay": ReplayConfig, "agent": agent.Config}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "train": schedule.Config,
+    "replay": ReplayConfig,
+    "agent": agent.Config,
+    "ray": RayConfig,
+}
 
 
 Side = Annotated[int, Field(ge=4, le=1024)]  # pixels
@@ -74,6 +80,7 @@ class Config:
     train: schedule.Config
     replay: ReplayConfig
     agent: agent.Config
+    ray: RayConfig
     env: Any  # None: there is no environment
     model: Any
     objective: Any
@@ -175,6 +182,9 @@ def describe(
     if mistake["type"] == "tuple_type" or (mistake["type"] == "missing" and isinstance(mistake["loc"][-1], int)):
         whole = path.rstrip(".0123456789")
         return f"{whole}: two numbers in brackets are wanted, {whole}=[64,64]"
+    if mistake["type"] == "model_type" and path.startswith("train.learn."):
+        hint = nearest(str(mistake["loc"][-1]), schedule.Learn.model_fields)
+        return f"{path}: a stage with keys is wanted, not {shown(mistake['input'])}{hint}"
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "string_pattern_mismatch" and path == "run":

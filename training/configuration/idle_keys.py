@@ -21,7 +21,9 @@ def idle_keys(config: Config) -> list[str]:
     """A line for each key on the command line that does nothing, as far as the config tells; and for those that
     would leave a run without what they are for, wherever they come from.
     """
-    found = lines(config.asked, [*of_collecting(config), *of_stages(config), *of_components(config)])
+    found = lines(
+        config.asked, [*of_collecting(config), *of_processes(config), *of_stages(config), *of_components(config)]
+    )
     return [*found, *(line for line in of_ratio(config) if line.partition(":")[0] not in config.asked)]
 
 
@@ -34,7 +36,7 @@ def of_ratio(config: Config) -> Iterator[str]:
             "train.ratio: it counts decisions after the prefill, and train.env_steps=0 makes none, so nothing would be "
             "learned: set train.ratio=null, or raise train.env_steps"
         )
-    for name, stage in train.learn.items():
+    for name, stage in train.learn.stages.items():
         if stage.eval_every and stage.eval_every > stage.updates:
             yield (
                 f"train.learn.{name}.eval_every: with train.ratio a round of this stage has {stage.updates} updates, "
@@ -70,7 +72,7 @@ def of_collecting(config: Config) -> Iterator[Idle]:
         for key in ("env", "explorer", "train.collect", "train.ratio", "train.eval_every", "train.save_every"):
             yield Idle(key, why)
         return
-    if config.env.vectorization_mode == "sync":
+    if config.env.vectorization_mode == "sync" and train.collect.mode == "sync":
         yield Idle("env.timeout", "it is for workers, env.vectorization_mode=async")
     if train.prefill == 0:
         yield Idle("explorer", "it collects the prefill, and train.prefill is 0")
@@ -81,8 +83,23 @@ def of_collecting(config: Config) -> Iterator[Idle]:
         yield Idle("train.collect.per_round", "train.ratio says when it learns")
 
 
+def of_processes(config: Config) -> Iterator[Idle]:
+    """Keys of processes that there are none of."""
+    collects, learns = config.train.collect.mode == "async", config.train.learn.mode == "async"
+    if not collects:
+        for key in ("train.collect.workers", "train.collect.max_staleness", "ray.collector_gpus"):
+            yield Idle(key, "it is for train.collect.mode=async")
+    if not learns:
+        for key in ("train.learn.max_staleness", "ray.controller_gpus"):
+            yield Idle(key, "it is for train.learn.mode=async")
+    if not (collects or learns):
+        yield Idle("ray", "it is for train.collect.mode=async and train.learn.mode=async")
+    elif config.ray.address is not None:
+        yield Idle("ray.object_store_mb", "the cluster at ray.address has its own")
+
+
 def of_stages(config: Config) -> Iterator[Idle]:
-    stages = config.train.learn
+    stages = config.train.learn.stages
     for name, stage in stages.items():
         path = f"train.learn.{name}"
         if not stage.updates:

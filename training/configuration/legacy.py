@@ -50,6 +50,13 @@ ADDED_TO_ROOT: dict[str, Any] = {
     "data_size": None,
     "data_gray": False,
 }
+ADDED_SECTIONS: dict[str, dict[str, Any]] = {
+    "ray": {"address": None, "object_store_mb": 512, "collector_gpus": 0, "controller_gpus": 0},
+}
+ADDED_TO_TRAIN: dict[str, dict[str, Any]] = {  # to sections within it
+    "collect": {"mode": "sync", "workers": 1, "max_staleness": 100},
+    "learn": {"mode": "alternate", "max_staleness": 100},
+}
 ADDED_TO_COMPONENTS: dict[tuple[str, str], dict[str, Any]] = {
     ("env", "dmc"): {"supersample": 1},
     ("model", "rssm"): {"normalise": False},
@@ -90,10 +97,13 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
                 renamed = {keys.get(key, key): value for key, value in values.items()}
                 values.clear()
                 values |= renamed
-    new = {**ADDED_TO_ROOT, **new}
+    new = {**ADDED_TO_ROOT, **ADDED_SECTIONS, **new}
     for section, values in ADDED.items():
         if isinstance(new.get(section), dict):
             new[section] = values | new[section]
+    for section, values in ADDED_TO_TRAIN.items():
+        if isinstance(train, dict) and isinstance(train.get(section), dict):
+            new["train"] = {**new["train"], section: values | new["train"][section]}
     for (section, name), values in ADDED_TO_COMPONENTS.items():
         if isinstance(new.get(section), dict) and new[section].get("name") == name:
             new[section] = values | new[section]

@@ -29,6 +29,7 @@ MAY_CHANGE = (  # when a run is resumed
     "agent.threads",
     "replay.storage",
     "replay.memory_gb",
+    "ray",
 )
 Plain = dict[str, Any]
 # overrides -> values, the chosen files, and the keys that were given
@@ -150,7 +151,7 @@ def refuse_changes(stored: Run, plain: Plain) -> None:
     changed = [
         f"{path}: the run has {shown(old)}, you ask for {shown(new)}"
         for path, old, new in differences(stored.config, plain)
-        if path not in MAY_CHANGE
+        if path not in MAY_CHANGE and path.partition(".")[0] not in MAY_CHANGE
     ]
     if changed:
         hint = f"to go on with the run as it is: {stored.command()}; or choose another name with run=..."

@@ -38,11 +38,11 @@ class Reporter:
         self.tensorboard = run.metrics.tensorboard
         self.tensorboard.over_updates = not (config.env_steps or config.prefill)  # it never collects
 
-    def add(self, metrics: Mapping[str, Tensor]) -> None:
-        """Of one update."""
+    def add(self, metrics: Mapping[str, Tensor], updates: int = 1) -> None:
+        """Of one update. updates: 0, if it is not counted as one, because it was another process's."""
         skipped = [value for name, value in metrics.items() if name.endswith(SKIPPED)]  # the same in all of its parts
         counted = 1 - skipped[0].detach().float() if skipped else torch.ones(())
-        for name, value in {**metrics, "updates": torch.ones(())}.items():
+        for name, value in {**metrics, "updates": torch.tensor(float(updates))}.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().float()
             self.counts[name] = self.counts.get(name, 0) + counted
 

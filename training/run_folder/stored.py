@@ -49,6 +49,15 @@ class CollectorState(Stored):
     numbers: list[Count] = Field(max_length=4096)
 
 
+class SchedulerState(Stored):
+    """Of collectors in processes of their own."""
+
+    next_number: Count
+    requests: Count
+    again: list[Count] = Field(max_length=10_000)
+    begun: list[Count] = Field(max_length=10_000)
+
+
 class CountersState(Stored):
     """By today's names. Which there are is known to training/schedule.py."""
 
@@ -65,6 +74,7 @@ class State(Stored):
     sums: dict[str, float] = Field({}, max_length=100_000)
     counts: dict[str, float] = Field({}, max_length=100_000)
     collector: CollectorState | None = None
+    scheduler: SchedulerState | None = None
 
 
 def check_info(info: Any) -> dict[str, Any]:
