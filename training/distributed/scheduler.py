@@ -115,18 +115,19 @@ class Scheduler:
             return False
         # What had been begun since is not known: one in each environment at least.
         seat.open, seat.incarnation, seat.sequence = None, seat.incarnation + 1, 0
-        seat.begun += self.num_envs
+        seat.begun += self.num_envs if request.decisions else 0
         return True
 
     # ---- what a checkpoint holds ----
 
     def state(self) -> dict[str, Any]:
         by_episodes = [seat.open.number for seat in self.seats if seat.open and not seat.open.decisions]
+        more = [self.num_envs if seat.open and seat.open.decisions else 0 for seat in self.seats]
         return {
             "next_number": self.next_number,
             "requests": self.requests,
             "again": sorted([*self.again, *by_episodes]),
-            "begun": [seat.begun + (self.num_envs if seat.open else 0) for seat in self.seats],
+            "begun": [seat.begun + number for seat, number in zip(self.seats, more)],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
