@@ -19,6 +19,10 @@ from agents.graphs import GraphError
 from agents.optimizers import Diverged
 from training.collecting.rollout import Interrupted
 from training.configuration import command_line
+from training.data_parallel.channel import ProcessLost
+from training.data_parallel.launch import leading
+from training.data_parallel.leader import RanksDiffer
+from training.data_parallel.world import world
 from training.loop import loop, open_trainer
 from training.reporting.progress import console, print_error
 from training.run_folder.run import RunError
@@ -33,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         print(command_line.usage())
         return 0
     try:
+        if command_line.is_sweep(arguments) and world().size > 1:
+            raise ConfigError(["torchrun: it is for one run on several GPUs, not for a sweep: leave out -m"])
         return command_line.sweep(arguments, run) if command_line.is_sweep(arguments) else run(arguments)
     except ConfigError as error:
         return failed(error, 2)
@@ -41,14 +47,17 @@ def main(arguments: Sequence[str]) -> int:
 def run(overrides: Sequence[str]) -> int:
     """One run, from what was asked to its end; the exit code."""
     try:
-        config = command_line.parse(overrides)
-        with SignalHandler() as stop:
-            trainer = open_trainer(config, stop)
-            try:
-                return train(trainer, stop)
-            finally:
-                trainer.close()
-    except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError) as error:
+        with leading(overrides) as leader:
+            if leader is None:  # this was one of the others that torchrun has started
+                return 0
+            config = command_line.parse(overrides)
+            with SignalHandler() as stop:
+                trainer = open_trainer(config, stop, leader=leader)
+                try:
+                    return train(trainer, stop)
+                finally:
+                    trainer.close()
+    except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError, ProcessLost) as error:
         return failed(error, 2 if isinstance(error, ConfigError) else 1)
 
 
@@ -65,7 +74,7 @@ def train(trainer: Trainer, stop: SignalHandler) -> int:
         return stop.exit_code
     except GraphError as error:
         return failed(f"{error}; saved. To go on without graphs: {again('agent.compile=never')}", 1)
-    except Diverged as error:
+    except (Diverged, ProcessLost, RanksDiffer) as error:
         return failed(f"{error}; the last good checkpoint is kept: {again()} resumes from it", 1)
     hint = f". Next: {trainer.run.evaluation('--episodes', '20', '--seed', '0', '--video')}" if trainer.envs else ""
     console.print(f"finished{hint}")

@@ -20,6 +20,7 @@ from agents.imagination import observe_sequence
 from agents.loaded import check_random_state, check_tensors
 from agents.optimizers import OptimizerConfig, Optimizers
 from worldmodel.base import CONTEXT_KNOWN, Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
+from worldmodel.networks import data_parallel
 from worldmodel.networks.dense import packed_weights
 
 
@@ -187,7 +188,7 @@ class Agent:
                     learning += [part] if part in self.owners else self.model.parts()
             total = total + loss
             metrics |= {f"{part}/{name}": value for name, value in ({"loss": loss} | found).items()}
-        metrics |= self.optimizers.step(total, learning)
+        metrics = data_parallel.means(metrics) | self.optimizers.step(data_parallel.mean(total), learning)
         bad = metrics[f"{learning[0]}/skipped"]
         if "actor" in parts:
             with torch.no_grad():

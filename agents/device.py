@@ -17,7 +17,10 @@ def choose_device(wanted: str) -> torch.device:
     """Errors: ValueError, if it is not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("agent.device is cuda but torch sees no GPU: use agent.device=cpu, or install a driver")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = torch.cuda.current_device()  # 0, unless several processes have one each
+    return torch.device("cuda", index) if index else torch.device("cuda")
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from agents.adam_tf import AdamTF
 from agents.laprop import LaProp
 from worldmodel.base import ConfigError, StrictConfig
+from worldmodel.networks import data_parallel
 
 PATIENCE = 10  # non-finite updates in a row before giving up
 STATE = {"step", "exp_avg", "exp_avg_sq"}  # of a parameter, in every kind of optimiser
@@ -97,6 +98,8 @@ class Optimizers:
         for optimizer in chosen.values():
             optimizer.zero_grad()  # to None: what has no gradient is left alone
         self.scaler.scale(loss).backward()
+        reached = [parameter for optimizer in chosen.values() for parameter in optimizer.param_groups[0]["params"]]
+        data_parallel.average([parameter.grad for parameter in reached if parameter.grad is not None])
         norms = {}
         for part, optimizer in chosen.items():
             self.scaler.unscale_(optimizer)

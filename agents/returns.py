@@ -13,6 +13,8 @@ d is the discount times the probability that the state goes on: 0 after a termin
 import torch
 from torch import Tensor, nn
 
+from worldmodel.networks import data_parallel
+
 
 def backward_recursion(reward: Tensor, discount: Tensor, following: Tensor, lambda_: float | Tensor) -> Tensor:
     """R_i = reward_i + discount_i [(1 - l_i) following_i + l_i R_{i+1}], the last R_{i+1} being the last following
@@ -89,7 +91,7 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> Tensor:
         """Take in the returns of a batch, of any shape; gives the scale, ()."""
         self.before.copy_(torch.stack([self.low, self.high]))
-        ordered = returns.detach().float().flatten().sort().values
+        ordered = data_parallel.gather(returns.detach().float().flatten()).sort().values
         for average, share in ((self.low, 0.05), (self.high, 0.95)):
             new = percentile(ordered, share)
             average.lerp_(torch.where(new.isfinite(), new, average), self.rate)  # one bad batch must not stay forever

@@ -4,6 +4,7 @@ from agents.agent import Agent
 from training.configuration.components import nearest
 from training.configuration.config import Config
 from training.configuration.idle_keys import idle_optimizers
+from training.data_parallel.world import world
 from training.reporting.progress import console
 from worldmodel.base import ConfigError
 
@@ -23,6 +24,11 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
             lines.append(
                 f"train.learn.{name}: {config.actor.name} has nothing to learn: choose actor=evolution, or set "
                 f"train.learn.{name}.updates=0"
+            )
+        elif "actor" in (stage.parts or [name]) and stage.updates and not agent.actor.has_loss and world().size > 1:
+            lines.append(
+                f"train.learn.{name}: {config.actor.name} learns by its own means, in one process: leave out torchrun, "
+                f"or set train.learn.{name}.updates=0"
             )
     if config.replay.context and not agent.model.takes_context:
         lines.append(f"replay.context: {config.model.name} has no use for stored states: set replay.context=false")

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.data_parallel.world import world
 from training.run_folder import lock, run_name
 from training.signals import leave_quietly_on_ctrl_c
 
@@ -15,7 +16,7 @@ def begin(arguments: Sequence[str] = ()) -> None:
     process trains the run.
     """
     leave_quietly_on_ctrl_c()
-    folder = asked_folder(arguments)
+    folder = asked_folder(arguments) if world().rank == 0 else None  # which holds the run for the others
     if folder:
         try:
             lock.refuse_if_held(folder)

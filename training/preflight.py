@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from agents.agent import Agent
 from envs import Vector
 from training.configuration.config import Config
+from training.data_parallel.world import world
 from training.reporting.progress import console
 from worldmodel.base import Spec
 from worldmodel.replay import storage
@@ -60,6 +61,9 @@ def working_bytes(config: Config, agent: Agent, envs: int, learns: bool = True) 
         ((stage.batch_size or config.replay.batch_size) * (stage.batch_length or config.replay.batch_length)
          for stage in stages), default=0,
     )  # fmt: skip
+    processes = world()
+    on_gpu = agent.device.type == "cuda"  # of which each process has its own
+    rows = -(-rows // processes.size) if on_gpu else processes.share(rows)
     actor = agent.actor
     plan = 0 if actor.learns else row * actor.imagined_rows(envs)
     dreams = row * actor.imagined_rows(rows) if actor.learns and learns else 0
@@ -69,7 +73,7 @@ def working_bytes(config: Config, agent: Agent, envs: int, learns: bool = True) 
         "an actor that learns": (dreams, "actor.horizon, replay.batch_size or replay.batch_length"),
         "an update": (batch, "replay.batch_size or replay.batch_length, or those of train.learn"),
     }
-    free = torch.cuda.mem_get_info(agent.device)[0] if agent.device.type == "cuda" else available_memory() - RESERVE
+    free = torch.cuda.mem_get_info(agent.device)[0] if on_gpu else available_memory() - RESERVE
     for what, (needed, advice) in needs.items():
         if needed > free:
             raise MemoryError(f"memory: {what} needs {gigabytes(needed)} at least, but {gigabytes(max(0, free))} are "
@@ -114,7 +118,8 @@ def plan_replay(
     where = config.replay.storage, config.replay.memory_gb
     context = state_bytes(agent.model.initial(1)) if config.replay.context else 0
     working = max(working_bytes(config, one, vector.num_envs if vector else 1) for one in agents)
-    plan = storage.plan(*where, spec, rows, agent.device, config.folder, context, working)
+    processes = world().local_size
+    plan = storage.plan(*where, spec, rows, agent.device, config.folder, context, working, processes)
     console.print(str(plan))
     return plan
 

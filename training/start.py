@@ -16,6 +16,7 @@ from training.collecting import initial_data
 from training.collecting.initial_data import InitialData, check_images, end_unlearned, resizing
 from training.configuration.config import Config
 from training.configuration.resolve import model_differences
+from training.data_parallel.world import world
 from training.distributed.refuse import refuse, refuse_unsplit, uses_processes
 from training.preflight import collects_steps, environments, plan_replay
 from training.reporting.progress import console
@@ -82,6 +83,7 @@ def resume(config: Config, stop: Callable[[], bool], callback: Callback | None =
             raise ValueError(f"the environment is {spec_of(vector)} now; the run was trained on {run.spec}")
         agent, explorer = build_agents(config, run.spec)
         use_threads(config.agent.threads, agent.num_model_parameters(), run.info.get("threads"))
+        tell_processes(run)
         check_learning(config, agent, has_data=True)
         refuse_unsplit(config, agent)
         rows = run.info.get("initial_rows", run.info.get("given_rows", 0))
@@ -126,6 +128,13 @@ def refuse_lost_checkpoints(run: Run) -> None:
         raise RunError(
             f"{run.checkpoints} is gone: put it back from a copy to go on; or choose another run=... to begin anew"
         )
+
+
+def tell_processes(run: Run) -> None:
+    """Each draws noise of its own: with other ones a run goes on, but not as it would have."""
+    before, now = run.info.get("processes", 1), world().size
+    if before != now:
+        console.print(f"begun by {before} processes, now {now} learn: it goes on, but not equal to the bit")
 
 
 def open_envs(config: Config, tell: Callable[[str], Any] = console.print) -> Vector | None:

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from agents.device import is_forked
+from training.data_parallel.world import world
 
 SMALL = 100_000  # parameters; below, several threads take longer to meet than to compute
 BUSY = 0.25  # share of the machine's cores that others use
@@ -17,13 +18,13 @@ LOOK = 0.2  # seconds for which the machine is watched
 
 def use_threads(wanted: int | Literal["auto"] | None, parameters: int, recorded: int | None = None) -> int:
     """Set torch's threads and return their number. auto: one if the model is small or the machine is busy now, else
-    one for each core. recorded: what a run began with; it goes on so, since sums are rounded otherwise.
-    In a forked process it is always one.
+    one for each core that no other process of the run has. recorded: what a run began with; it goes on so, since sums
+    are rounded otherwise. In a forked process it is always one.
     """
     if is_forked():
         wanted = 1
     if wanted == "auto":
-        wanted = recorded or (1 if parameters < SMALL or busy() else cores())
+        wanted = recorded or (1 if parameters < SMALL or busy() else max(1, cores() // world().local_size))
     if wanted is not None:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()

@@ -20,6 +20,8 @@ from training.collecting.rollout import EpisodeResult, Interrupted, Seconds, epi
 from training.collecting.step_collector import StepCollector
 from training.collecting.watch import Watch
 from training.configuration.config import Config
+from training.data_parallel import shares
+from training.data_parallel.leader import Leader
 from training.reporting.progress import console
 from training.reporting.report import Reporter
 from training.run_folder.checkpoint import Checkpoint
@@ -49,6 +51,7 @@ class Trainer:
     ) -> None:
         self.config, self.seed, self.run, self.envs, self.stop = config.train, config.root.seed, run, vector, stop
         self.agent, self.explorer, self.replay = agent, explorer, replay
+        self.leader = Leader()  # of other processes, if there are some
         self.validation: list[Episode] = []  # that are never learned from, for runs without an environment
         self.saved_at = time.monotonic()
         self.reporter = Reporter(config.train, run, callback)
@@ -176,17 +179,17 @@ class Trainer:
 
         def draw(update: int) -> Batch:
             rng = np.random.default_rng([self.seed, SAMPLE, update])
-            return self.replay.sample(rng, stage.batch_size, stage.batch_length)
+            return self.replay.sample(rng, stage.batch_size, stage.batch_length, self.leader.share)
 
-        with contextlib.closing(prefetched(draw, updates, self.replay.storage.prefetch)) as batches:
+        batches = prefetched(draw, updates, self.replay.storage.prefetch)
+        with contextlib.closing(batches), self.leader.learning(turn, updates, self.replay) as together:
             for number, batch in enumerate(batches, turn.done + 1):
                 if self.stop():
                     raise Interrupted
                 self.between_updates()
-                with self.rollback(self.agent.actor if by_itself else None):  # gradients never stop amid an update
-                    context = self.replay.with_context(batch)
-                    metrics, states = self.agent.learn_with_states(context, turn.parts, self.play)
-                    self.replay.write_context(batch, states)
+                # gradients never stop amid an update
+                with self.rollback(self.agent.actor if by_itself else None), together():
+                    metrics = shares.learn(self.agent, self.replay, batch, turn.parts, self.play)
                 counters.updates += 1
                 self.reporter.add(metrics)
                 if stage.updates > self.config.report_every or by_itself:
@@ -218,6 +221,7 @@ class Trainer:
         console.print(f"{counters.env_steps:>9,} env steps  evaluation {said}")
 
     def save(self) -> None:
+        self.leader.compare(self)
         counters = self.counters
         counters.last_save_collected, counters.last_save_updates = self.schedule.collected, counters.updates
         counters.last_save_evaluations = counters.evaluations

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.configuration.working_folder import from_working_folder
+from training.data_parallel.world import world
 from training.shadowing import HOME
 
 
@@ -25,7 +26,12 @@ def to_go_on(run: Path, plugins: Sequence[str] | None, *changes: str) -> str:
     """What to type to go on with a run; where it is not there, no other begins."""
     words = [f"run={run.name}"] + ([] if run.parent == Path("runs") else [f"runs={run.parent}"])
     words += [f"plugins=[{','.join(plugins)}]"] if plugins else []
-    return command("train.py", *words, "resume=true", *changes)
+    found = world()
+    if found.size == 1:
+        return command("train.py", *words, "resume=true", *changes)
+    nodes = [f"--nnodes={found.size // found.local_size}"] * (found.size > found.local_size)
+    several = [*nodes, f"--nproc-per-node={found.local_size}", here(HOME / "train.py")]
+    return command("-m torch.distributed.run", *several, *words, "resume=true", *changes)
 
 
 def to_evaluate(run: Path, plugins: Sequence[str] | None, *options: str) -> str:

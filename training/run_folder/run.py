@@ -18,6 +18,7 @@ from torch import Tensor
 from training.configuration import hints
 from training.configuration.legacy import upgrade_config, upgrade_spec
 from training.configuration.plain import LARGEST_CONFIG, cut, differences, read_json, read_yaml, shown
+from training.data_parallel.world import world
 from training.run_folder import checkpoint, lock, versions
 from training.run_folder.checkpoint import Checkpoint
 from training.run_folder.lock import RunError
@@ -82,6 +83,7 @@ class Run:
             "device": device,
             "precision": precision,
             "threads": threads,
+            "processes": world().size,
             **versions.made_with(),
         }
         check_not_lost(folder)

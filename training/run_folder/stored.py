@@ -34,6 +34,7 @@ class Info(Stored):
     initial_rows: Count = 0
     given_rows: Count = 0  # the same, in earlier versions
     threads: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    processes: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1  # that computed its updates
     plugins: list[Annotated[StrictStr, Field(max_length=200, pattern=r"^\w+(\.\w+)*$")]] = Field([], max_length=100)
     device: Text | None = None
     processor: Text | None = None

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, tree_stack
-from worldmodel.networks import gaussian
+from worldmodel.networks import data_parallel, gaussian
 from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import dense, glorot
 from worldmodel.networks.elu import EluMLP
@@ -168,7 +168,7 @@ class DreamerV1(WorldModel):
         states = tree_stack(steps)  # (B, T, ...)
         flat, belief = merge_time(states), torch.stack(beliefs, 1).flatten(0, 1)
         prior = self.make_state(belief, self.prior(belief), 0)
-        divergence = gaussian.kl(flat.mean, flat.std, prior.mean, prior.std).mean()
+        divergence = data_parallel.mean(gaussian.kl(flat.mean, flat.std, prior.mean, prior.std).mean())
         losses, metrics = self.heads(flat, batch, image)
         losses["kl"] = self.config.kl_weight * divergence.clamp(min=self.config.free_nats)
         metrics |= {

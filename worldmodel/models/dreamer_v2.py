@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, force_first, merge_time, tree_stack
-from worldmodel.networks import categorical, gaussian
+from worldmodel.networks import categorical, data_parallel, gaussian
 from worldmodel.networks.convolutional import Depths, Kernels, image_too_small
 from worldmodel.networks.dense import dense, glorot
 from worldmodel.networks.elu import EluDecoder, EluEncoder, EluMLP
@@ -206,7 +206,7 @@ class DreamerV2(WorldModel):
 
 def kl_loss(log_q: Tensor, log_p: Tensor, balance: float, free_nats: float) -> tuple[Tensor, Tensor]:
     """The balanced loss, and the KL itself, averaged over rows: q the posterior and p the prior, (N, S, C) -> ()."""
-    for_prior = categorical.kl(log_q.detach(), log_p).mean()
-    for_posterior = categorical.kl(log_q, log_p.detach()).mean()
+    for_prior = data_parallel.mean(categorical.kl(log_q.detach(), log_p).mean())
+    for_posterior = data_parallel.mean(categorical.kl(log_q, log_p.detach()).mean())
     weighed = torch.lerp(for_posterior.clamp(min=free_nats), for_prior.clamp(min=free_nats), balance)
     return weighed, for_prior.detach()

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, tree_stack
-from worldmodel.networks import gaussian, mixture
+from worldmodel.networks import data_parallel, gaussian, mixture
 from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.recurrent import LSTMCell
@@ -233,7 +233,7 @@ class MDNRNN(WorldModel):
         target = batch.reward / config.reward_divisor
         reward = self.reward_head(self.features(states)).squeeze(-1).float()  # (B, T)
         losses = {
-            "latent": (nll * predictable).sum() / predictable.sum().clamp(min=1),
+            "latent": data_parallel.masked_mean(nll, predictable),
             "reward": config.reward_weight * gaussian.unit_nll(target, reward).mean(),
         }
         if config.continue_weight:

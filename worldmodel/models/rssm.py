@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, merge_time, split_time, tree_map, tree_stack
-from worldmodel.networks import gaussian
+from worldmodel.networks import data_parallel, gaussian
 from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
 from worldmodel.networks.images import ImageNormalizer, quantise
@@ -245,5 +245,5 @@ class RSSM(WorldModel):
             if d > 1:
                 posterior = tree_map(lambda a, d=d: a[:, d:].detach(), states)
                 apart = gaussian.kl(posterior.mean, posterior.std, ahead.mean, ahead.std)
-                losses.append((F.relu(apart - self.config.free_nats) * whole).sum() / whole.sum().clamp(min=1))
+                losses.append(data_parallel.masked_mean(F.relu(apart - self.config.free_nats), whole))
         return losses

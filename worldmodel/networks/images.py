@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from worldmodel.networks import data_parallel
+
 SMALLEST = 1e-3  # standard deviation; images that never change have none
 
 
@@ -39,8 +41,8 @@ class ImageNormalizer(nn.Module):
     def measure(self, image: Tensor) -> None:
         """From images (..., C, Y, X), unless it was done before; without reading a number from the device."""
         new = self.contrast == 0
-        background = image.flatten(0, -4).mean(0)
-        contrast = (image - background).square().mean().sqrt().clamp(min=SMALLEST)
+        background = data_parallel.mean(image.flatten(0, -4).mean(0))
+        contrast = data_parallel.mean((image - background).square().mean()).sqrt().clamp(min=SMALLEST)
         self.background.copy_(torch.where(new, background, self.background))
         self.contrast.copy_(torch.where(new, contrast, self.contrast))
         self.measured = True

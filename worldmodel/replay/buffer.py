@@ -7,7 +7,6 @@ must forget. When a ring is full its oldest chunk makes room. Where the rows lie
 decided in storage.py.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections import deque
@@ -23,7 +22,7 @@ from torch import Tensor
 from worldmodel import files
 from worldmodel.base import Batch, Spec, State, StrictConfig
 from worldmodel.replay.context import StoredStates
-from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
+from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, Piece, read_chunk, write_chunk
 from worldmodel.replay.storage import IN_MEMORY, Storage
 
 LONGEST_CHUNK = 1024  # rows of an episode that are saved together, if it is added in pieces
@@ -48,21 +47,6 @@ class ReplayConfig(StrictConfig):
         return self
 
 
-@dataclasses.dataclass
-class Piece:
-    """Rows of one episode that go into one chunk, counted since the start of the run."""
-
-    stream: int
-    begin: int
-    end: int
-    continuation: bool  # begins amid an episode
-    digest: str | None = None  # once it is on disk; nothing is added to it then
-
-    @property
-    def chunk(self) -> Chunk:
-        return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continuation)
-
-
 class Replay:
     def __init__(
         self,
@@ -84,6 +68,7 @@ class Replay:
         self.terminal = storage.column(self.ring * streams, dtype=torch.bool)
         self.streams, self.by_rows = streams, by_rows
         self.states: StoredStates | None = None
+        self.added: Callable[[Episode, int, bool], Any] | None = None  # is told what add() is given
         self.clear()
 
     def keep_states(self, example: State) -> None:
@@ -130,6 +115,8 @@ class Replay:
             self.pieces.append(last)
         last.end += rows
         self.mark_oldest(stream)
+        if self.added:
+            self.added(episode, stream, continuation)
 
     def evict(self, stream: int, needed: int) -> None:
         """The oldest episode of a stream makes room; if rows come in pieces, only the rows before `needed`, so that it
@@ -149,11 +136,19 @@ class Replay:
         oldest = stream * self.ring + int(self.begin[stream]) % self.ring
         self.first.write(oldest, np.array([True]))
 
-    def sample(self, rng: np.random.Generator, batch_size: int | None = None, length: int | None = None) -> Batch:
+    def sample(
+        self,
+        rng: np.random.Generator,
+        batch_size: int | None = None,
+        length: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> Batch:
         """Sequences that start at uniformly drawn rows. With fewer rows than `length` the ring repeats. The batch
-        is new memory, on the device where the rows lie; pinned, if it is to be copied to another one.
+        is new memory, on the device where the rows lie; pinned, if it is to be copied to another one. share: (r, R),
+        the r-th of R equal parts of the batch, in order.
         """
         drawn = rng.integers(len(self), size=batch_size or self.config.batch_size)
+        drawn = drawn.reshape(share[1], -1)[share[0]]
         live = self.end - self.begin
         stream = np.searchsorted(live.cumsum(), drawn, side="right")  # (B,)
         start = (drawn - (live.cumsum() - live)[stream])[:, None]  # (B, 1)

@@ -1,5 +1,6 @@
 """Episodes, and the immutable files that hold them: chunks, named by the digest of what they hold. Never unpickled."""
 
+import dataclasses
 import hashlib
 import shutil
 import zipfile
@@ -51,6 +52,21 @@ class Chunk(NamedTuple):
     rows: int
     stream: int = 0  # of replay
     continuation: bool = False  # begins amid an episode, after the stream's last rows
+
+
+@dataclasses.dataclass
+class Piece:
+    """Rows of one episode that go into one chunk, counted since the start of the run."""
+
+    stream: int
+    begin: int
+    end: int
+    continuation: bool  # begins amid an episode
+    digest: str | None = None  # once it is on disk; nothing is added to it then
+
+    @property
+    def chunk(self) -> Chunk:
+        return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continuation)
 
 
 class DamagedChunk(OSError):

@@ -95,9 +95,11 @@ def plan(
     folder: Path,
     context: int = 0,
     working: int = 0,
+    processes: int = 1,
 ) -> StoragePlan:
     """Where `rows` rows will lie. auto: on the agent's GPU, else in main memory, else in a file in `folder`. context:
-    bytes of the state that is kept with each. Errors: MemoryError, if they do not fit where they should, or anywhere.
+    bytes of the state that is kept with each. processes: on this machine, each of which has such a replay. Errors:
+    MemoryError, if they do not fit where they should, or anywhere.
     """
     auto = wanted == "auto"
     images, rest = rows * image_bytes(spec), rows * (row_bytes(spec) - image_bytes(spec) + context)
@@ -114,11 +116,13 @@ def plan(
         else:
             budgets = [(needed, memory)]
         reasons += [budget.why for _, budget in budgets if budget.why not in reasons]
-        if all(size <= budget.limit for size, budget in budgets):
+        copies = 1 if kind == "device" and device.type == "cuda" else processes
+        if all(size * copies <= budget.limit for size, budget in budgets):
             return StoragePlan(rows, needed, Storage(kind, device, folder), "; ".join(reasons))
     advice = "lower replay.capacity, train.env_steps or train.prefill, or use smaller images"
+    each = f" in each of {processes} processes" * (processes > 1)
     raise MemoryError(
-        f"replay: {rows:,} rows need {gigabytes(needed)}, but {'; '.join(reasons)}: "
+        f"replay: {rows:,} rows need {gigabytes(needed)}{each}, but {'; '.join(reasons)}: "
         + ("" if auto else f"choose another place than replay.storage={wanted}, or ")
         + ("" if memory_gb is None else "raise replay.memory_gb, or ")
         + advice
