@@ -23,7 +23,7 @@ from worldmodel.base import Spec, tree_map
 from worldmodel.networks import data_parallel
 
 SPEC, ROWS = Spec((3, 64, 64), 2, False), 4
-STARTS = ((0, 2), (0, 4), (3, 3), (3, 4))  # of episodes amid sequences: masks of the shares count unequal rows
+STARTS = ((0, 2), (0, 4), (1, 3), (3, 3))  # of episodes amid sequences: masks of the shares count unequal rows
 
 
 def agent(words: Sequence[str]) -> Agent:
