@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import runs
 import tiny
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from agents.agent import Agent
 from training.build import build_agent
+from training.data_parallel.shares import learn
 from worldmodel.base import Spec, tree_map
 from worldmodel.networks import data_parallel
+from worldmodel.replay.buffer import Replay, ReplayConfig
 
 SPEC, ROWS = Spec((3, 64, 64), 2, False), 4
 STARTS = ((0, 2), (0, 4), (1, 3), (3, 3))  # of episodes amid sequences: masks of the shares count unequal rows
@@ -37,9 +40,9 @@ def agent(words: Sequence[str]) -> Agent:
     return built
 
 
-def update(built: Agent, rank: int, size: int, seed: int = 0) -> dict[str, Tensor]:
+def update(built: Agent, rank: int, size: int) -> dict[str, Tensor]:
     """Metrics of an update from a share."""
-    batch = tiny.batch(ROWS, 6, SPEC, seed, STARTS)
+    batch = tiny.batch(ROWS, 6, SPEC, starts=STARTS)
     own = slice(rank * ROWS // size, (rank + 1) * ROWS // size)
     parts = ("model", "actor") if built.actor.has_loss else ("model",)
     return built.learn(tree_map(lambda a: a[own], batch._replace(extras={})), parts)
@@ -71,10 +74,18 @@ def without_noise(words: Sequence[str], rank: int, size: int) -> dict[str, Tenso
 def with_noise(words: Sequence[str], rank: int, size: int) -> dict[str, Tensor]:
     """All that three updates have changed; every process draws its own random numbers."""
     built = agent(words)
+    rows = ReplayConfig(batch_size=ROWS, batch_length=4, capacity=99, context=True, storage="memory", memory_gb=None)
+    replay = Replay(rows, SPEC)
+    if built.model.takes_context:
+        replay.keep_states(built.model.initial(1))
+    for seed in range(3):
+        replay.add(tiny.episode(8, SPEC, seed))
     for number in range(3):
         torch.manual_seed(100 * number + rank)
-        update(built, rank, size, number)
-    return {f"{part}/{name}": value for part, all_ in built.tensors().items() for name, value in all_.items()}
+        batch = replay.sample(np.random.default_rng(number), share=(rank, size))
+        learn(built, replay, batch, ("model", "actor") if built.actor.has_loss else ("model",))
+    tensors = built.tensors() | {"context": replay.context()}
+    return {f"{part}/{name}": value for part, all_ in tensors.items() for name, value in all_.items()}
 
 
 def main(rank: int, size: int, folder: Path) -> None:
