@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 from agents.agent import Agent  # noqa: E402
 from agents.imagination import imagined_return  # noqa: E402
 from envs.suites import dot  # noqa: E402
-from training import config  # noqa: E402
 from training.build import build_actor  # noqa: E402
+from training.configuration import config  # noqa: E402
 from training.configuration.components import find  # noqa: E402
 from training.evaluation import train_in_imagination  # noqa: E402
 from training.reporting.progress import console  # noqa: E402

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import envs  # noqa: E402
-from training import agent_file, evaluation, films  # noqa: E402
+from training import evaluation  # noqa: E402
+from training.reporting import films  # noqa: E402
+from training.run_folder import agent_file  # noqa: E402
 from training.run_folder.trained import TrainedRun  # noqa: E402
 from worldmodel import files  # noqa: E402
 

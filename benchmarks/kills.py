@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training import checkpoint  # noqa: E402
+from training.run_folder import checkpoint  # noqa: E402
 from training.run_folder.run import Run  # noqa: E402
 from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402

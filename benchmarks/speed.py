@@ -34,7 +34,8 @@ from agents.device import keep_freed_memory  # noqa: E402
 from agents.graphs import WARM_UP  # noqa: E402
 from agents.imagination import imagined_return  # noqa: E402
 from benchmarks.plain import Plain  # noqa: E402
-from training import build, command_line  # noqa: E402
+from training import build  # noqa: E402
+from training.configuration import command_line  # noqa: E402
 from training.configuration.config import check_section  # noqa: E402
 from training.run_folder.versions import commit  # noqa: E402
 from worldmodel.base import Spec  # noqa: E402
