@@ -231,3 +231,13 @@ class Schedule:
         if self.collecting_done():
             return changed
         return self.collected - counters.last_save_collected >= self.config.save_every
+
+    def saved(self) -> str:
+        """A checkpoint is about to be written: its name."""
+        counters = self.counters
+        counters.last_save_collected, counters.last_save_updates = self.collected, counters.updates
+        counters.last_save_evaluations = counters.evaluations
+        name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
+        return name + (
+            f"-{counters.failed_episodes:04d}" if counters.failed_episodes else ""
+        )  # they may be all that is new

@@ -222,15 +222,10 @@ class Trainer:
 
     def save(self) -> None:
         self.leader.compare(self)
-        counters = self.counters
-        counters.last_save_collected, counters.last_save_updates = self.schedule.collected, counters.updates
-        counters.last_save_evaluations = counters.evaluations
-        self.saved_at = time.monotonic()
-        name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
-        name += f"-{counters.failed_episodes:04d}" if counters.failed_episodes else ""  # they may be all that is new
+        name, self.saved_at = self.schedule.saved(), time.monotonic()
         tensors = self.agent.tensors() | {"rng": self.agent.random_state()}
         tensors |= {"context": self.replay.context()} if self.replay.states else {}
-        state = {"counters": dataclasses.asdict(counters), **self.reporter.state(), **self.more_state()}
+        state = {"counters": dataclasses.asdict(self.counters), **self.reporter.state(), **self.more_state()}
         if self.collector:
             state["collector"], tensors["collector"] = self.collector.state()
         self.run.save(name, tensors, state, self.replay, self.config.keep_checkpoints)

@@ -152,7 +152,7 @@ class Leader:
 def batch_sizes(config: Config) -> dict[str, int]:
     """Of every stage that learns, by its key."""
     found: dict[str, Any] = {}
-    for name, stage in config.train.learn.items():
+    for name, stage in config.train.learn.stages.items():
         if stage.updates:
             key = "replay.batch_size" if stage.batch_size is None else f"train.learn.{name}.batch_size"
             found[key] = stage.batch_size or config.replay.batch_size
