@@ -238,6 +238,5 @@ class Schedule:
         counters.last_save_collected, counters.last_save_updates = self.collected, counters.updates
         counters.last_save_evaluations = counters.evaluations
         name = "step-{env_steps:08d}-{updates:08d}-{evaluations:04d}".format(**dataclasses.asdict(counters))
-        return name + (
-            f"-{counters.failed_episodes:04d}" if counters.failed_episodes else ""
-        )  # they may be all that is new
+        failed = counters.failed_episodes  # they may be all that is new
+        return f"{name}-{failed:04d}" if failed else name
