@@ -28,6 +28,7 @@ PRIVATE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Named after the systems on which it is the default: addresses are 127.0.0.1, and servers are bound to them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_worker_niceness": "0",  # else 15: collectors would starve beside any other program
     "RAY_gcs_rpc_server_reconnect_timeout_s": "2",  # a helper that has lost its parent waits so long for it
 }
 
@@ -42,6 +43,7 @@ class Cluster:
     def __init__(self, config: Config, processes: int) -> None:
         """processes: how many there will be. Errors: RunError."""
         self.folder: str | None = None
+        self.processes: list[Any] = []
         address, already = config.ray.address, "ray" in sys.modules
         with signals_kept():
             if address is None and not (already and sys.modules["ray"].is_initialized()):
@@ -94,12 +96,14 @@ class Cluster:
     def process(self, cls: type, gpus: float, *args: Any) -> Any:
         """A process that holds one object of a class; its methods are called by `.remote(...)`."""
         options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        return self.ray.remote(cls).options(**options).remote(*args)
+        self.processes.append(self.ray.remote(cls).options(**options).remote(*args))
+        return self.processes[-1]
 
     def put(self, value: Any) -> Any:
         return self.ray.put(value)
 
     def kill(self, process: Any) -> None:
+        self.processes.remove(process)
         with contextlib.suppress(Exception):  # it is gone
             self.ray.kill(process)
 
@@ -121,7 +125,9 @@ class Cluster:
                 yield call, None
 
     def close(self) -> None:
-        """Ends what we have started."""
+        """Ends what we have started: all of Ray, or in one that was there already our processes."""
+        for process in list(self.processes):
+            self.kill(process)
         if self.ours:
             with signals_kept():
                 self.ray.shutdown()

@@ -72,11 +72,11 @@ class Collectors:
         """A process is gone; the next request to its place starts another one -> what there is to say of it."""
         self.cluster.kill(self.processes.pop(request.collector))
         self.lost_in_a_row += 1
-        who = f"collector {request.collector}"
+        who, timeout = f"collector {request.collector}", f"{self.config.env.timeout:g} s"
         answer: dict[str, Any] = {"failed": self.config.env.num_envs, "said": []}
         if self.lost_in_a_row < self.config.train.max_failures:
-            said = f"warning: {who} was lost, and the episodes under way in it: it is replaced"
-            return answer | {"said": [said]}
+            why = f"killed, or its environment gave no answer for {timeout}"
+            return answer | {"said": [f"warning: {who} was lost, and the episodes under way in it: {why}; it is replaced"]}
         return answer | {
             "error": f"{self.config.env.label}: {who} was lost, the last of {self.lost_in_a_row} in a row, without an "
             "episode in between (train.max_failures)",

@@ -152,14 +152,15 @@ class DistributedTrainer(Trainer):
         agent, counters = self.explorer if request.explorer else self.agent, self.counters
         metrics = evaluation.collect_metrics(agent, results) if results else {}
         self.reporter.collected(seconds, results, metrics)
-        waited, self.waited = self.waited, 0.0
-        values = {
-            "async/model_staleness": float(counters.updates - request.updates),
-            "async/waiting_seconds": waited,
-        }
+        values = {"async/model_staleness": float(counters.updates - request.updates)}
         if self.controller:
             values["async/actor_staleness"] = float(counters.actor_updates - request.actor_updates)
-        self.reporter.log(values)
+        self.log(values)
+
+    def log(self, values: dict[str, float]) -> None:
+        """With the seconds that this process has waited since the last time."""
+        waited, self.waited = self.waited, 0.0
+        self.reporter.log({**values, "async/waiting_seconds": waited})
 
     # ---- the controller ----
 
@@ -184,7 +185,7 @@ class DistributedTrainer(Trainer):
         if exchange:
             for metrics in exchange.metrics:
                 self.reporter.add({name: torch.tensor(value) for name, value in metrics.items()}, updates=0)
-            self.reporter.log({"async/controller_staleness": float(exchange.staleness)})
+            self.log({"async/controller_staleness": float(exchange.staleness)})
         self.controller.begin(schedule, self.agent, self.draw_for_actor)
 
     def draw_for_actor(self, update: int, stage: Stage) -> Batch:
