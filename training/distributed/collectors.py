@@ -72,16 +72,17 @@ class Collectors:
         """A process is gone; the next request to its place starts another one -> what there is to say of it."""
         self.cluster.kill(self.processes.pop(request.collector))
         self.lost_in_a_row += 1
-        who, timeout = f"collector {request.collector}", f"{self.config.env.timeout:g} s"
-        answer: dict[str, Any] = {"failed": self.config.env.num_envs, "said": []}
+        env = self.config.env
+        lost = (
+            f"collector {request.collector} was lost: killed, or its environment gave no answer for {env.timeout:g} s"
+        )
+        answer: dict[str, Any] = {"failed": env.num_envs, "said": []}
         if self.lost_in_a_row < self.config.train.max_failures:
-            why = f"killed, or its environment gave no answer for {timeout}"
-            return answer | {"said": [f"warning: {who} was lost, and the episodes under way in it: {why}; it is replaced"]}
-        return answer | {
-            "error": f"{self.config.env.label}: {who} was lost, the last of {self.lost_in_a_row} in a row, without an "
-            "episode in between (train.max_failures)",
-            "advice": "",
-        }
+            answer["said"] = [f"warning: {lost}; the episodes under way in it are dropped, and it is replaced"]
+        else:
+            several = f"{self.lost_in_a_row} in a row, without an episode in between (train.max_failures)"
+            answer |= {"error": f"{env.label}: {lost}; {several}", "advice": ""}
+        return answer
 
 
 def in_a_process(config: Config, gpus: float, threads: int) -> dict[str, Any]:
