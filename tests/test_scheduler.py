@@ -38,6 +38,7 @@ class Play:
             request = self.scheduler.next(collector, self.schedule)
             if request:
                 assert collector not in self.open
+                assert request.explorer or self.schedule.counters.env_steps < self.schedule.config.env_steps
                 self.open[collector] = request
                 self.asked.append(request)
                 self.owed.append(owed)

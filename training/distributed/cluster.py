@@ -2,7 +2,7 @@
 
 A Ray of our own listens on 127.0.0.1 alone, asks everybody for a token that only its processes have, sends no usage
 statistics, and keeps its sockets and logs in a folder that nobody else can enter. It ends with this process, however
-that ends (Linux).
+that ends (Linux): two helpers of Ray's, its agents, notice a SIGKILL of this process only after about a minute.
 """
 
 import contextlib
@@ -23,13 +23,11 @@ from training.configuration.config import Config
 from training.run_folder.run import RunError
 
 LOOPBACK = "127.0.0.1"
-GONE = 60  # seconds after which Ray's helpers give a dead Ray up by themselves; they have no other parent to end with
 PRIVATE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Named after the systems on which it is the default: addresses are 127.0.0.1, and servers are bound to them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",  # else 15: collectors would starve beside any other program
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "2",  # a helper that has lost its parent waits so long for it
 }
 
 
