@@ -241,27 +241,28 @@ def until_collecting(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_signals_leave_nothing_behind_and_it_listens_on_this_machine_alone(tmp_path: Path) -> None:
-    process = runs.process(*ASYNC, "train.env_steps=100000", folder=tmp_path)
-    everybody = until_collecting(process)
-    assert any("raylet" in each.name() for each in everybody)
-    places = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for each in everybody
-        for connection in each.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    assert places == {"127.0.0.1"}
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(runs.HANG) == 143
-    psutil.wait_procs(everybody, timeout=runs.HANG)
+    words = (*ASYNC, "train.env_steps=100000")
+    with runs.process(*words, folder=tmp_path) as process:
+        everybody = until_collecting(process)
+        assert any("raylet" in each.name() for each in everybody)
+        places = {
+            connection.laddr.ip.removeprefix("::ffff:")
+            for each in everybody
+            for connection in each.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert places == {"127.0.0.1"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(runs.HANG) == 143
+        assert not psutil.wait_procs(everybody, timeout=runs.HANG)[1]
     before = newest(tmp_path).state["counters"]["episodes"]
     assert before > 0
-
-    process = runs.process(*ASYNC, "train.env_steps=100000", folder=tmp_path)
-    everybody = until_collecting(process)
-    agents = [each for each in everybody if "Agent" in " ".join(each.cmdline())]  # of Ray's: they notice it late
-    process.kill()  # it alone
-    psutil.wait_procs([each for each in everybody if each not in agents], timeout=runs.HANG)
-    for each in agents:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
+    with runs.process(*words, folder=tmp_path) as process:
+        everybody = until_collecting(process)
+        agents = [each for each in everybody if "Agent" in " ".join(each.cmdline())]  # of Ray's: they notice it late
+        process.kill()  # it alone
+        assert not psutil.wait_procs([each for each in everybody if each not in agents], timeout=runs.HANG)[1]
+        for each in agents:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+    assert newest(tmp_path).state["counters"]["episodes"] >= before

@@ -130,32 +130,47 @@ class DistributedTrainer(Trainer):
             self.inbox.append((request, answer))
 
     def take(self) -> None:
-        """Put into replay what was received, and tell of it."""
+        """Put into replay what was received, and tell of it. Errors: OSError, if there is no room; then the run
+        cannot be saved either, since its counters are ahead of its replay.
+        """
+        requests: list[Request] = []
+        results: list[EpisodeResult] = []
+        seconds = Seconds(0.0, 0.0, 0.0)
         while self.inbox:
-            request, answer = self.inbox.pop(0)
-            results = [unpacked_result(values) for values in answer.get("episodes", [])]
-            if request.decisions:
-                for row in map(unpacked_rows, answer.get("rows", [])):
-                    stream = request.collector * self.env_config.num_envs + row.stream
-                    self.replay.add(row.episode, stream, row.continuation)
-                    self.watch.rows(stream, row.episode, row.continuation)
-            else:
-                for result in results:
-                    self.replay.add(result.episode)
-                    self.watch.episode(result, self.replay.ring - 1)
+            request, answer = self.inbox[0]
+            results += self.store(request, answer)
+            self.inbox.pop(0)
             if "seconds" in answer:
-                self.tell(request, results, Seconds(*answer["seconds"]))
+                requests.append(request)
+                seconds = Seconds(*(sum(pair) for pair in zip(seconds, answer["seconds"])))
             if "error" in answer:
                 self.error = EnvError(answer["error"], answer["advice"])
+        if requests:
+            self.tell(requests, results, seconds)
 
-    def tell(self, request: Request, results: list[EpisodeResult], seconds: Seconds) -> None:
-        agent, counters = self.explorer if request.explorer else self.agent, self.counters
+    def store(self, request: Request, answer: dict[str, Any]) -> list[EpisodeResult]:
+        """In replay -> the episodes that have ended."""
+        results = [unpacked_result(values) for values in answer.get("episodes", [])]
+        for result in results if not request.decisions else []:
+            self.replay.add(result.episode)
+            self.watch.episode(result, self.replay.ring - 1)
+        for row in map(unpacked_rows, answer.get("rows", [])):
+            stream = request.collector * self.env_config.num_envs + row.stream
+            self.replay.add(row.episode, stream, row.continuation)
+            self.watch.rows(stream, row.episode, row.continuation)
+        return results
+
+    def tell(self, requests: list[Request], results: list[EpisodeResult], seconds: Seconds) -> None:
+        """Of answers that have come since the last time."""
+        agent = self.explorer if all(request.explorer for request in requests) else self.agent
         metrics = evaluation.collect_metrics(agent, results) if results else {}
         self.reporter.collected(seconds, results, metrics)
-        values = {"async/model_staleness": float(counters.updates - request.updates)}
+        updates, actor_updates = self.counters.updates, self.counters.actor_updates
+        values = {"async/model_staleness": np.mean([updates - request.updates for request in requests])}
         if self.controller:
-            values["async/actor_staleness"] = float(counters.actor_updates - request.actor_updates)
-        self.log(values)
+            staleness = [actor_updates - request.actor_updates for request in requests]
+            values["async/actor_staleness"] = np.mean(staleness)
+        self.log({name: float(value) for name, value in values.items()})
 
     def log(self, values: dict[str, float]) -> None:
         """With the seconds that this process has waited since the last time."""
