@@ -50,7 +50,7 @@ same: setup
 # Versions already in the lock are kept unless ARGS says otherwise (--upgrade, --upgrade-package torch).
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 \
-		--extra dmc --extra box2d --extra vizdoom --extra atari --extra play --extra recordings --extra ray \
+		--extra dmc --extra box2d --extra vizdoom --extra atari --extra play --extra recordings --extra ray --extra sweeps \
 		--extra dev --generate-hashes --no-header --no-emit-index-url $(ARGS) \
 		--output-file requirements.lock pyproject.toml >/dev/null
 

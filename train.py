@@ -27,6 +27,7 @@ from training.loop import loop, open_trainer
 from training.reporting.progress import console, print_error
 from training.run_folder.run import RunError
 from training.signals import SignalHandler
+from training.sweeps.sweep import sweep
 from training.trainer import Trainer
 from worldmodel.base import ConfigError
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if command_line.is_sweep(arguments) and world().size > 1:
             raise ConfigError(["torchrun: it is for one run on several GPUs, not for a sweep: leave out -m"])
-        return command_line.sweep(arguments, run) if command_line.is_sweep(arguments) else run(arguments)
+        return sweep(arguments, run) if command_line.is_sweep(arguments) else run(arguments)
     except ConfigError as error:
         return failed(error, 2)
 

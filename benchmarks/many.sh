@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains one recipe on several tasks with several seeds, one run a core, and evaluates each at its end. Given again, it
-# goes on with runs that were stopped and skips those that are done.
+# Trains one recipe on several tasks with several seeds, one run a core or a GPU, and evaluates each at its end: a sweep
+# (docs/sweeps.md), whose members have short names. Given again, it goes on with runs that were stopped and skips those
+# that are done.
 set -euo pipefail
 
 usage() {
@@ -13,10 +14,11 @@ such as
 The runs are runs/EXP-TASK-seedN (quickstart-seed0), with what they print in runs/EXP-TASK-seedN.log.
 Ctrl-C stops and saves all. The same line goes on; with other words, say train.env_steps=1000000, so do runs that were done.
 
-JOBS      runs at a time                                          one for each core
+JOBS      runs at a time                                          one for each GPU, or for each core
 EPISODES  of the evaluation at the end                            10
 RUNS      the folder of the runs                                  runs
 RECORD    no: without benchmarks/results/<run>.json at the end    yes
+LAUNCHER  local; or ray, with hydra.launcher.address=...          local
 PYTHON                                                            .venv/bin/python, else python3
 TEXT
 }
@@ -25,71 +27,27 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ $# -lt 3 ]; then usage >&2 && exit 2; fi
 exp=$1 tasks=$2 seeds=$3
 shift 3
-JOBS=${JOBS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)}
 EPISODES=${EPISODES:-10}
 RUNS=${RUNS:-runs}
-RECORD=${RECORD:-yes}
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
 fi
-export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 # two runs with two threads each on two cores slow each other fivefold
 
-say() { printf -- '--- %s\n' "$*"; }
+listed() { local IFS=,; printf '%s' "$*"; }
+name="{exp}-{env.task}-seed{seed}" task=("env.task=$(listed $tasks)")
+if [ "$tasks" = - ]; then name="{exp}-seed{seed}" task=(); fi
 
-# One run from wherever it is to its end. done.txt says with which words it came there.
-one() {
-    local name=$1 folder=$RUNS/$1
-    shift
-    "$PYTHON" train.py "$@" "run=$name" "runs=$RUNS" agent.threads=1
-    "$PYTHON" evaluate.py "$folder" --episodes "$EPISODES" --seed 0
-    if [ "$RECORD" = yes ]; then "$PYTHON" benchmarks/record.py "$folder"; fi
-    printf '%s\n' "$EPISODES episodes of $*" >"$folder/done.txt"
-}
+"$PYTHON" train.py -m "hydra/launcher=${LAUNCHER:-local}" "hydra.launcher.jobs=${JOBS:-null}" \
+    "hydra.launcher.episodes=$EPISODES" "run=$name" "runs=$RUNS" "exp=$exp" "seed=$(listed $seeds)" "$@" "${task[@]}" &
+trap 'kill -TERM $! 2>/dev/null || true' INT TERM # it saves all, and says so
+code=0
+wait $! || code=$?
+while kill -0 $! 2>/dev/null; do wait $! || code=$?; done
 
-mkdir -p "$RUNS"
-failed=0
-declare -A running=() # process id -> run
-stop() {
-    trap - INT TERM
-    say "stopping: ${running[*]}"
-    kill -TERM -- $(printf -- '-%s ' "${!running[@]}") 2>/dev/null || true # each is a group of its own: train.py saves
-    wait
-    exit 130
-}
-trap stop INT TERM
-
-# Waits for one of them to end.
-reap() {
-    local process="" code=0
-    wait -n -p process "${!running[@]}" || code=$?
-    if [ "$code" -ne 0 ]; then
-        failed=$((failed + 1))
-        say "${running[$process]}: failed with $code, see $RUNS/${running[$process]}.log"
-    else
-        say "${running[$process]}: done"
-    fi
-    unset "running[$process]"
-}
-
-set -m # jobs in groups of their own
-for seed in $seeds; do # a seed of every task before the next seed
-    for task in $tasks; do
-        words=("exp=$exp" "seed=$seed" "$@")
-        name=$exp-seed$seed
-        if [ "$task" != - ]; then
-            words+=("env.task=$task")
-            name=$exp-$task-seed$seed
-        fi
-        if [ "$(cat "$RUNS/$name/done.txt" 2>/dev/null)" = "$EPISODES episodes of ${words[*]}" ]; then
-            say "$name: is done"
-            continue
-        fi
-        while [ "${#running[@]}" -ge "$JOBS" ]; do reap; done
-        # The trap makes the shell wait for train.py, which saves, instead of leaving before it.
-        (trap : TERM; set -e; one "$name" "${words[@]}") >>"$RUNS/$name.log" 2>&1 &
-        running[$!]=$name
-        say "$name: begins or goes on"
+if [ "${RECORD:-yes}" = yes ]; then
+    for run in $(for seed in $seeds; do for one in $tasks; do printf '%s ' "$exp-${one}-seed$seed"; done; done); do
+        run=${run/---seed/-seed}
+        if [ "$RUNS/$run/done.txt" -nt "benchmarks/results/$run.json" ]; then "$PYTHON" benchmarks/record.py "$RUNS/$run"; fi
     done
-done
-while [ "${#running[@]}" -gt 0 ]; do reap; done
-if [ "$failed" -gt 0 ]; then say "$failed failed; the same line tries them again" && exit 1; fi
+fi
+exit "$code"

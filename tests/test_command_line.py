@@ -20,6 +20,7 @@ from training import start as start_room
 from training.configuration import command_line
 from training.configuration.components import ROOT
 from training.run_folder.run import Run, RunError
+from training.sweeps import sweep as sweeps
 from worldmodel.base import ConfigError
 
 FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_every=100"]
@@ -303,10 +304,9 @@ def members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *outcomes: Any) -> 
             return outcome
         raise outcome
 
-    monkeypatch.setattr(sys, "argv", ["train.py"])
     seeds = ",".join(str(seed) for seed in range(len(outcomes)))
     monkeypatch.chdir(tmp_path)
-    return command_line.sweep(["-m", "exp=smoke", "runs=a b", f"seed={seeds}"], run), ran
+    return sweeps.sweep(["-m", "exp=smoke", "runs=a b", f"seed={seeds}"], run), ran
 
 
 def test_whatever_a_member_raises_the_others_run(

@@ -43,7 +43,8 @@ MAY = {
     },
     "play.py": {"envs", "worldmodel", "agents", "training", "viewer"},
 }  # fmt: skip
-MAY["training/configuration/command_line.py"] = MAY["training"] | HYDRA
+MAY["training/configuration/command_line.py"] = MAY["training/sweeps/sweep.py"] = MAY["training"] | HYDRA
+MAY["hydra_plugins"] = {"training"} | HYDRA  # launchers, which Hydra looks for there
 MAY["training/distributed/cluster.py"] = MAY["training"] | {"ray"}
 MAY["training/reporting/films.py"] = MAY["training"] | {"cv2"}  # which writes MP4
 # Recordings are resized as envs/ does it; h5py, and Minari with Gymnasium's spaces, only where such files are read.
@@ -54,7 +55,7 @@ MAY["agents/objectives/goal.py"] = MAY["agents"] | {"PIL"}  # the goal is a pict
 MAY["viewer/server.py"] = MAY["viewer"] | {"aiohttp"}
 ENTRIES = ("train.py", "evaluate.py", "export.py", "play.py", "doctor.py")
 KNOW_NO_COMPONENT = ("training", "viewer", *ENTRIES)
-PLACES = ("envs", "worldmodel", "agents", "training", "viewer", *ENTRIES)
+PLACES = ("envs", "worldmodel", "agents", "training", "viewer", "hydra_plugins", *ENTRIES)
 LONGEST_FILE, LONGEST_ENTRY, LONGEST_FUNCTION = 250, 150, 50  # lines
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 CALLS = {
@@ -162,14 +163,15 @@ def test_a_name_stands_for_one_component(section: str) -> None:
     assert sorted(stems) == names(section)
 
 
-def test_only_the_command_line_imports_hydra() -> None:
+def test_only_the_command_line_and_sweeps_import_hydra() -> None:
     with_hydra = {
         str(file.relative_to(ROOT))
         for place in (*PLACES, "benchmarks")
         for file in files(place)
         if {name.split(".")[0] for name in imported(ast.parse(file.read_text("utf8")))} & HYDRA
     }
-    assert with_hydra == {"training/configuration/command_line.py"}
+    launchers = "hydra_plugins/worldmodel_launchers/launchers.py"
+    assert with_hydra == {"training/configuration/command_line.py", "training/sweeps/sweep.py", launchers}
 
 
 def test_names_become_modules_in_one_place() -> None:

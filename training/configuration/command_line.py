@@ -2,19 +2,15 @@
 
 import contextlib
 import re
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from training.configuration import hints
@@ -29,14 +25,12 @@ from training.configuration.words import (
     in_hydra_grammar,
     modules_named,
     plugins_of,
-    unquoted,
     with_home,
 )
 from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
 SWEEP = ("-m", "--multirun")
-SIGNALLED = 128  # and more are exit codes of what a signal has ended
 GROUPS = ("exp", *ROOMS)
 
 
@@ -192,46 +186,3 @@ def usage() -> str:
 
 def is_sweep(arguments: Sequence[str]) -> bool:
     return any(argument in SWEEP for argument in arguments)
-
-
-def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
-    """Run every member of a sweep; one that fails does not stop the others, a signal does. The first exit code that is
-    not 0. Errors: ConfigError, before any has begun.
-    """
-    use_working_folder(modules_named(arguments))
-    check_words(arguments, sweep=True)
-    if any(word.lstrip("+").startswith("run=") for word in arguments):
-        raise ConfigError(["run: the members of a sweep cannot share a name: leave it out, each makes its own"])
-    ended: list[tuple[str, int]] = []
-    left: list[str] = []
-
-    def member(_: DictConfig) -> None:
-        words = [unquoted(word.lstrip("+")) for word in HydraConfig.get().overrides.task]
-        again = hints.command("train.py", *words)
-        if any(code >= SIGNALLED for _, code in ended):
-            left.append(again)
-        else:
-            ended.append((again, exit_code(run, words)))
-
-    sys.argv[1:] = [word if word in SWEEP else as_hydra_reads(with_home(word)) for word in arguments]
-    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(member)()
-    failed = [(words, code) for words, code in ended if code]
-    if failed:
-        print(f"{len(failed)} of {len(ended) + len(left)} runs of the sweep failed:", file=sys.stderr)
-        print(*(f"  exit code {code}: {again}" for again, code in failed), sep="\n", file=sys.stderr)
-    if left:
-        print(f"{len(left)} were not begun:", *(f"  {again}" for again in left), sep="\n", file=sys.stderr)
-    return failed[0][1] if failed else 0
-
-
-def exit_code(run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
-    """Of one member, whatever it raises: the next ones are not its business."""
-    try:
-        return run(words)
-    except KeyboardInterrupt:
-        return SIGNALLED + signal.SIGINT
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    except Exception:
-        traceback.print_exc()
-        return 1

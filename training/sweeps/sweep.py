@@ -1,0 +1,123 @@
+"""A sweep, through Hydra: its sweeper makes the members of the words, its launcher trains them."""
+
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from training.configuration.command_line import SWEEP, as_hydra_reads, check_words, misfit
+from training.configuration.components import CONFIGS
+from training.configuration.words import modules_named, unquoted, with_home
+from training.configuration.working_folder import use_working_folder
+from training.sweeps import table
+from training.sweeps.members import (
+    FAILED,
+    FINISHED,
+    NOT_BEGUN,
+    SIGNALLED,
+    STOPPED,
+    WAS_DONE,
+    Result,
+    done_words,
+    mark_done,
+    member_of,
+    read_done,
+    score,
+    train,
+)
+from worldmodel.base import ConfigError
+
+LAUNCHER = "hydra/launcher"
+
+
+def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
+    """Run every member of a sweep; one that fails does not stop the others, a signal does. The first exit code that is
+    not 0. Errors: ConfigError, before any has begun.
+    """
+    use_working_folder(modules_named(arguments))
+    check_words(arguments, sweep=True)
+    given = [word for word in arguments if word not in SWEEP]
+    template = next((word.partition("=")[2] for word in given if word.lstrip("+").startswith("run=")), None)
+    if template is not None and "{" not in template:
+        raise ConfigError([
+            "run: the members of a sweep cannot share a name: leave it out, each makes its own; or name the keys in "
+            "which they differ, as run={exp}-seed{seed}"
+        ])  # fmt: skip
+    given = [word for word in given if not word.lstrip("+").startswith("run=")]
+    check_template(template, given)
+    launcher = next((word.partition("=")[2] for word in given if word.startswith(f"{LAUNCHER}=")), "basic")
+    task = InTurn(template, run) if launcher == "basic" else InProcesses(template)
+    words = [as_hydra_reads(with_home(word)) for word in given]
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="train"):
+            returned = GlobalHydra.instance().hydra.multirun("train", task, words)  # type: ignore[union-attr]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([misfit(error, words)]) from error
+    jobs = [job for batch in returned for job in batch]
+    return table.show([job.return_value for job in jobs if job.status == JobStatus.COMPLETED])
+
+
+def check_template(template: str | None, words: Sequence[str]) -> None:
+    """Errors: ConfigError, if two members would have one name."""
+    parser = OverridesParser.create()
+    swept = [override.get_key_element() for override in parser.parse_overrides([as_hydra_reads(word) for word in words])
+             if override.is_sweep_override()]  # fmt: skip
+    missing = [f"{{{key.lstrip('+')}}}" for key in swept if template and f"{{{key.lstrip('+')}}}" not in template]
+    if missing:
+        raise ConfigError([f"run: the name has no {' and no '.join(missing)}, in which the members differ"])
+
+
+def words_now() -> list[str]:
+    """Of the member whose turn it is."""
+    return [unquoted(word.lstrip("+")) for word in HydraConfig.get().overrides.task]
+
+
+class InTurn:
+    """One after the other, in this process."""
+
+    def __init__(self, template: str | None, run: Callable[[Sequence[str]], int]) -> None:
+        self.template, self.run, self.stopped = template, run, False
+
+    def __call__(self, _: DictConfig) -> Result:
+        member = member_of(words_now(), self.template)
+        if self.stopped:
+            return Result(member, NOT_BEGUN, 0)
+        if read_done(member) == done_words(member, 0):
+            return Result(member, WAS_DONE, 0, score(member.folder))
+        code = exit_code(self.run, member.words)
+        self.stopped = code >= SIGNALLED
+        if code == 0 and member.folder.is_dir():
+            mark_done(member)
+        state = FINISHED if code == 0 else STOPPED if self.stopped else FAILED
+        return Result(member, state, code, score(member.folder))
+
+
+class InProcesses:
+    """As Hydra's other launchers run them, each in its own process, perhaps on another machine."""
+
+    def __init__(self, template: str | None) -> None:
+        self.template = template
+
+    def __call__(self, _: DictConfig) -> Result:
+        return train(member_of(words_now(), self.template), alone=False)
+
+
+def exit_code(run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    """Of one member, whatever it raises: the next ones are not its business."""
+    try:
+        return run(words)
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
