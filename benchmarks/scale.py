@@ -8,7 +8,7 @@ lengths of time that were measured before. 1 to 1,000 collectors take seconds.
 Beside what was simulated stands the arithmetic, in decisions per second, for W collectors of E environments that share
 a network of N bytes per second:
 
-    collectors  W e / (e (a + s) / E + (e b + w) / N)     e decisions of a request, a of an action, s of a step, b bytes
+    collectors  W e / (e (a + E s) / E + (e b + w) / N)   e decisions of a request, a of an action, s of a step, b bytes
                                                           of a row, w of the weights
     learner     1 / (k u + x)                             k updates per decision, u of an update, x of taking in a row
     network     N / (b + w / e)
@@ -21,7 +21,7 @@ import heapq
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,7 +147,8 @@ class Simulation:
         """Until so many were collected after the prefill, and learned from."""
         start: tuple[float, ...] = ()
         while self.counters.agent_steps < decisions or self.schedule.updates_due() > 0:
-            self.begin()
+            if self.counters.agent_steps < decisions:
+                self.begin()
             self.receive()
             start = start or (self.sums() if self.schedule.prefilled else ())
             if self.schedule.updates_due() > 0:
@@ -198,9 +199,7 @@ def calibrate(config: Config, clock: Callable[[], float]) -> tuple[Costs, int]:
     try:
         spec = spec_of(vector)
         agent, _ = build_agents(config, spec)
-        agent.act(
-            None, vector.reset(dict.fromkeys(range(vector.num_envs), 0)), mode="explore"
-        )  # once: to load
+        agent.act(None, vector.reset(dict.fromkeys(range(vector.num_envs), 0)), mode="explore")  # once: to load
         began = clock()
         results, _ = rollout(agent.act, vector, list(range(vector.num_envs)), "explore", lambda: False)
         whole, decisions = clock() - began, max(result.length for result in results)
@@ -241,11 +240,11 @@ def calibrate(config: Config, clock: Callable[[], float]) -> tuple[Costs, int]:
 # ---- the page ----
 
 
-def table(config: Config, costs: Costs, action_repeat: int, counts: Sequence[int], num_envs: int) -> list[str]:
-    lines = [
+def table(config: Config, costs: Costs, action_repeat: int, counts: Sequence[int], num_envs: int) -> Iterator[str]:
+    yield from (
         "| collectors | decisions/s | by arithmetic | learner | replay | network | a collector | staleness | limit |",
         "|---|---|---|---|---|---|---|---|---|",
-    ]
+    )
     for workers in counts:
         simulation = Simulation(config, costs, workers, action_repeat, num_envs)
         request = costs.length if config.train.collect.unit == "episodes" else config.train.collect.per_round
@@ -253,11 +252,10 @@ def table(config: Config, costs: Costs, action_repeat: int, counts: Sequence[int
         found = simulation.run(int(prefill + num_envs * max(20, REQUESTS * workers) * request))
         most = arithmetic(config, costs, workers, action_repeat, num_envs)
         share = " | ".join(f"{100 * part:.0f} %" for part in found[1:5])
-        lines.append(
+        yield (
             f"| {workers:,} | {found.rate:,.0f} | {min(most.values()):,.0f} ({min(most, key=lambda key: most[key])}) | "
             f"{share} | {found.staleness:.1f} | {found.limit()} |"
         )
-    return lines
 
 
 def main() -> None:
@@ -281,7 +279,8 @@ def main() -> None:
     costs = Costs(**{name: known[name] for name in Costs._fields if name in known})
     print(", ".join(f"{name} {value:.4g}" for name, value in costs._asdict().items()))
     began = time.perf_counter()
-    print(*table(config, costs, int(known["action_repeat"]), options.collectors, int(known["num_envs"])), sep="\n")
+    for line in table(config, costs, int(known["action_repeat"]), options.collectors, int(known["num_envs"])):
+        print(line, flush=True)
     print(f"simulated in {time.perf_counter() - began:.1f} s")
 
 
