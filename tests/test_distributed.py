@@ -5,6 +5,7 @@ slow. The rules alone: test_scheduler.py.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -107,6 +108,13 @@ def test_the_actor_cannot_learn_in_environments_beside_the_model(
 def test_ray_is_imported_by_nobody_who_does_not_need_it() -> None:
     script = "import sys, train, evaluate, training.distributed.trainer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    with socket.socket() as held:  # a port of ours, at which nobody listens
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        assert cluster.why_not(address).startswith("nobody answers there")
 
 
 # ---- one collector, and no staleness: bit for bit the run of one process ----

@@ -12,6 +12,8 @@ import os
 import secrets
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -78,6 +80,9 @@ class Cluster:
 
     def join(self, address: str, processes: int) -> None:
         """A cluster that is up. Errors: RunError."""
+        refused = why_not(address)
+        if refused:
+            raise RunError(f"ray.address={address}: there is no cluster that can be joined: {refused}")
         try:
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray's own kinds, which are many
@@ -159,6 +164,25 @@ def signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def why_not(address: str) -> str:
+    """Why a cluster cannot be joined; empty, if it can. Tried in another process, since Ray ends one that it refuses;
+    and without Ray first, which would wait for minutes.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            return f"nobody answers there ({error})"
+    script = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    tried = subprocess.run([sys.executable, "-c", script, address], capture_output=True, text=True)
+    if tried.returncode == 0:
+        return ""
+    if "InvalidAuthToken" in tried.stderr or "Unauthenticated" in tried.stderr:
+        return "it wants another token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH"
+    return (tried.stderr.strip().splitlines() or ["Ray ended without a word"])[-1]
 
 
 def first_line(error: BaseException) -> str:
