@@ -94,7 +94,10 @@ def parse(name: str, recorded: Any) -> Result | None:
         seconds=recorded["training_seconds"],
         cpu_seconds=recorded.get("cpu_seconds"),
         hardware=recorded["hardware"],
-        settings=[word for word in overrides if word.partition("=")[0] not in NAMES],
+        settings=[
+            *(word for word in overrides if word.partition("=")[0] not in NAMES),
+            *(f"evaluated with {word}" for word in last.get("overrides", []) if score == last["return"]),
+        ],
     )
 
 

@@ -96,6 +96,33 @@ def test_what_does_not_fit_is_halved_then_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["a.agent"]
 
 
+def test_a_planner_is_exported_as_it_was_evaluated(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = run / "evaluation.json", str(tmp_path / "a.agent")
+    was = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(was) | {"overrides": ["actor.candidates=7"]}))
+        for wrong in ([], ["actor.candidates=8"]):
+            assert export.main([str(run), file, *wrong]) == 1
+            assert "was changed otherwise" in capsys.readouterr().err
+        assert export.main([str(run), file, "actor.candidates=7"]) == 0
+    finally:
+        path.write_text(was)
+    kept, stored = agent_file.read(tmp_path / "a.agent")
+    assert kept.config["actor"]["candidates"] == 7 and stored.evaluation["overrides"] == ["actor.candidates=7"]
+    assert agents.load(tmp_path / "a.agent").actor.config.candidates == 7
+    assert export.main([file, str(tmp_path / "b.agent")]) == 1
+    assert "is an agent's file already" in capsys.readouterr().err
+    assert export.main([str(run), str(tmp_path / "b.agent"), "env.num_envs=2"]) == 1
+    path.write_text(json.dumps(json.loads(was) | {"overrides": ["env.num_envs=2"]}))
+    try:
+        assert export.main([str(run), str(tmp_path / "b.agent"), "env.num_envs=2"]) == 2
+        assert "only actor" in capsys.readouterr().err
+    finally:
+        path.write_text(was)
+
+
 # ---- what export refuses ----
 
 

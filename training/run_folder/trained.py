@@ -168,9 +168,11 @@ class TrainedRun:
         }
 
 
-def recorded_evaluation(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What evaluate.py wrote of a run's own actor on this checkpoint. Errors: RunError, if it did not."""
-    path, command = run.folder / "evaluation.json", run.evaluation("--episodes", "10")
+def recorded_evaluation(run: Run, checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What evaluate.py wrote of a run's own actor on this checkpoint, with these changes. Errors: RunError, if it did
+    not.
+    """
+    path, command = run.folder / "evaluation.json", run.evaluation("--episodes", "10", *overrides)
     try:
         found: dict[str, Any] = read_json(files.read(path, LARGEST_EVALUATION), LARGEST_EVALUATION)
         own = found["checkpoint"] == checkpoint.folder.name and found["actor"] == run.config["actor"]["name"]
@@ -178,8 +180,8 @@ def recorded_evaluation(run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
         raise RunError(f"{run.folder} was not evaluated yet: {command}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} cannot be read ({error}): {command}") from error
-    if not own or found.get("overrides"):
-        raise RunError(f"{path} is of another checkpoint, or of an actor that was changed: {command}")
+    if not own or found.get("overrides", []) != list(overrides):
+        raise RunError(f"{path} is of another checkpoint, or of an actor that was changed otherwise: {command}")
     return found
 
 
