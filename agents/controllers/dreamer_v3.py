@@ -130,7 +130,7 @@ class DreamerV3(Actor):
         batch, states = tree_map(lambda a: a[:, rows], (batch._replace(extras={}), states))
         with torch.no_grad(), packed_weights():
             path = imagine_trajectory(self.model, self.objective, merge_time(states), batch.action.flatten(0, 1),
-                                      self.policy, config.horizon)  # fmt: skip
+                                      self.policy, config.horizon, clip_actions=True)  # fmt: skip
             discount = self.discount * path.continues  # c_0 .. c_H
         logits = self.critic(path.features)  # (H + 1, N, K)
         value = two_hot.mean(logits.detach(), self.bins)

@@ -141,8 +141,9 @@ class DreamerV32023(Actor):
         start, through = tree_map(Tensor.detach, merge_time(states)), self.gradient == "backprop"
         with frozen(self.model, self.objective, self.critic) if through else torch.no_grad():
             path = imagine_trajectory(
-                self.model, self.objective, start, batch.action.flatten(0, 1), self.policy, config.horizon
-            )
+                self.model, self.objective, start, batch.action.flatten(0, 1), self.policy, config.horizon,
+                clip_actions=True,
+            )  # fmt: skip
             value = self.value(path.features)  # (H + 1, N)
             goes_on = torch.cat([~batch.terminal.flatten()[None], path.continues[1:] > 0.5]).float()
             discount = self.discount * goes_on

@@ -32,16 +32,19 @@ def imagine_trajectory(
     action: Tensor,
     policy: Callable[[Tensor], Policy],
     horizon: int,
+    clip_actions: bool = False,
 ) -> Trajectory:
-    """Dream from states (N, ...), to which the actions (N, A) had led. The model and the objective get actions within
-    [-1, 1], as an environment does, which clips what a policy draws: outside they were never trained. Where gradients
-    are enabled they flow from rewards and features through the states into the sampled actions, and there into the
-    policy, but not by way of what the policy has read (Dreamer, section 3: sg(features)).
+    """Dream from states (N, ...), to which the actions (N, A) had led. Where gradients are enabled they flow from
+    rewards and features through the states into the sampled actions, and there into the policy, but not by way of what
+    the policy has read (Dreamer, section 3: sg(features)).
+
+    clip_actions: for policies that draw actions beyond [-1, 1], which environments clip: the model and the objective
+    get them within, since outside they were never trained.
     """
     path, features, taken, actions = [start], [model.features(start)], [action], list[Tensor]()
     for _ in range(horizon):
         actions.append(policy(features[-1].detach()).sample())
-        taken.append(limited(actions[-1]))
+        taken.append(clipped(actions[-1]) if clip_actions else actions[-1])
         path.append(model.imagine(path[-1], taken[-1]))
         features.append(model.features(path[-1]))
     states = tree_stack(path, 0)  # (H + 1, N, ...)
@@ -50,7 +53,7 @@ def imagine_trajectory(
     return Trajectory(torch.stack(features), torch.stack(actions), reward, continues)
 
 
-def limited(action: Tensor) -> Tensor:
+def clipped(action: Tensor) -> Tensor:
     """Actions (..., A) within [-1, 1]. The gradient passes, scaled down where an action was too large."""
     return action / action.abs().clamp(min=1).detach()
 
