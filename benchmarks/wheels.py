@@ -36,6 +36,7 @@ LEFT_BEHIND = (
     "h5py",  # for recordings of other projects, like minari
     "minari",
     "playwright",  # for screenshots
+    "ray",  # for collectors and sweeps on several machines
     "labmaze",  # for dm_control.locomotion
     "vizdoom",  # for TakeCover
     "websockets",  # for mujoco.experimental

@@ -19,6 +19,7 @@ import training
 from training import start as start_room
 from training.configuration import command_line
 from training.configuration.components import ROOT
+from training.configuration.words import unquoted
 from training.run_folder.run import Run, RunError
 from training.sweeps import sweep as sweeps
 from worldmodel.base import ConfigError
@@ -134,7 +135,7 @@ def test_folders_may_have_any_name(odd: str) -> None:
     assert (config.root.data, config.root.runs, config.folder) == (odd, f"a/{odd}", Path("a") / odd / "s")
     for key in ("runs", "data", "model_from"):
         words = [f"{key}={odd}"]
-        assert [command_line.unquoted(command_line.as_hydra_reads(word).lstrip("+")) for word in words] == words
+        assert [unquoted(command_line.as_hydra_reads(word).lstrip("+")) for word in words] == words
     with pytest.raises(RunError, match=re.escape(f"{odd} is not a run")):
         runs.composed("exp=dream_control", f"model_from=there/{odd}")
 
