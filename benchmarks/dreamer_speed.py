@@ -113,7 +113,11 @@ class Names(dict[str, Any]):
 
     @classmethod
     def of(cls, plain: Any) -> Any:
-        return cls({key: cls.of(value) for key, value in plain.items()}) if isinstance(plain, dict) else plain
+        if isinstance(plain, dict):
+            return cls({key: cls.of(value) for key, value in plain.items()})
+        with contextlib.suppress(ValueError):  # YAML takes 4e-5 for a word
+            return float(plain) if isinstance(plain, str) else plain
+        return plain
 
 
 def their_update(name: str, place: str, batch: Batch, device: torch.device, precision: str) -> Any:
