@@ -71,6 +71,8 @@ def room(name: str, known: dict[str, Path]) -> str:
     """The room of a module: its folder. Errors: SystemExit for a new one."""
     folder = known[name].relative_to(ROOT).parent.as_posix()
     place = ENTRIES if folder == "." else folder
+    if place.startswith("training/") and place not in PLACES:
+        return "training"  # its rooms are the columns' business: seven boxes more would hide the others
     if place not in PLACES:
         raise SystemExit(f"{place} is a new room: give it a place in PLACES")
     return place
