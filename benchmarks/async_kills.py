@@ -11,7 +11,6 @@ counted, and the versions of the weights, as they were logged, never go back. Ex
 import argparse
 import json
 import os
-import platform
 import random
 import signal
 import subprocess
@@ -27,8 +26,8 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.speed import machine  # noqa: E402
 from training.run_folder.run import Run  # noqa: E402
-from training.run_folder.versions import commit  # noqa: E402
 
 RECIPE = [
     "exp=smoke", "env.time_limit=10", "model=dreamer_v3_tiny", "actor=dreamer_v3_tiny", "train.prefill=4",
@@ -38,6 +37,7 @@ RECIPE = [
     "train.collect.mode=async", "train.collect.workers=3", "train.learn.mode=async",
 ]  # fmt: skip
 COLLECTOR, CONTROLLER = "ray::Collector", "ray::Controller"
+TO_SAVE, TO_END = 10, 5  # seconds, of a run that is asked to stop
 PATIENCE = 600  # seconds in which something must happen, on a busy machine
 
 
@@ -139,6 +139,8 @@ def main() -> None:
         strike(process, log, kills, rng)
         saved, gone = stop(process, signal.SIGTERM)
         counters, wrong = inspect(run)
+        if saved > TO_SAVE or gone > TO_END:
+            wrong.append(f"saved after {saved} s, and all gone {gone} s later; {TO_SAVE} and {TO_END} are allowed")
         if counters["failed_episodes"] > options.collectors:  # one that had nothing open costs nothing
             wrong.append(f"{counters['failed_episodes']} episodes failed, more than were killed")
         process = start(folder, log, 10**6)
@@ -161,9 +163,7 @@ def main() -> None:
         "at_the_end": last,
         "wrong": wrong,
         "minutes": round((time.monotonic() - began) / 60, 1),
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the end, "
-        f"Python {platform.python_version()}",
+        "machine": machine() | {"load_at_the_end": round(os.getloadavg()[0], 1)},
     }
     print(json.dumps(result, indent=2))
     if options.json:

@@ -9,7 +9,6 @@ the loop, and of all, the seconds in which processes start included. Waiting nee
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -20,9 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))  # after this folder, in which waiting.py is
 
+from benchmarks.speed import machine  # noqa: E402
 from training.configuration import command_line  # noqa: E402
 from training.loop import loop, open_trainer  # noqa: E402
-from training.run_folder.versions import commit  # noqa: E402
 from training.signals import SignalHandler  # noqa: E402
 
 RECIPE = [
@@ -68,9 +67,7 @@ def main() -> None:
         "workers": options.workers,
         "ratio": round(sync["seconds"] / apart["seconds"], 2),
         "loop_ratio": round(sync["loop_seconds"] / apart["loop_seconds"], 2),
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the end, "
-        f"Python {platform.python_version()}",
+        "machine": machine() | {"load_at_the_end": round(os.getloadavg()[0], 1)},
     }
     print(json.dumps(result, indent=2))
     if options.json:

@@ -31,8 +31,8 @@ from dm_control import suite  # noqa: E402
 from mujoco import rollout  # noqa: E402
 
 from training.collecting.rollout import episode_seed  # noqa: E402
+from training.streams import EVALUATE  # noqa: E402
 
-EVALUATE = 3  # the stream of evaluate.py
 TASKS = ("cartpole_swingup", "reacher_easy", "cheetah_run", "finger_spin", "cup_catch", "walker_walk")
 LIMIT = 1000  # simulator steps
 Reward = Callable[[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]

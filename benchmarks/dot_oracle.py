@@ -22,7 +22,7 @@ from agents.planners import cem  # noqa: E402
 from envs.suites import dot  # noqa: E402
 from training.collecting.rollout import episode_seed  # noqa: E402
 from training.configuration.command_line import component_section  # noqa: E402
-from training.run_folder.trained import EVALUATE  # noqa: E402
+from training.streams import EVALUATE  # noqa: E402
 from worldmodel.base import Batch, Spec, WorldModel  # noqa: E402
 
 STEPS = 50

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from training.collecting.rollout import episode_seed  # noqa: E402
-from training.run_folder.trained import EVALUATE  # noqa: E402
+from training.streams import EVALUATE  # noqa: E402
 
 EPISODES, DECISIONS, REPEAT = 20, 100, 2
 HORIZON, ITERATIONS, CANDIDATES, ELITES = 20, 5, 500, 50

@@ -41,6 +41,7 @@ class Result(NamedTuple):
     cpu_seconds: float | None  # of the processor; None: not recorded
     hardware: list[str]
     settings: list[str]  # overrides that change more than which run it is
+    evaluated_with: list[str]  # changes of its actor, for the score alone
 
 
 def read(folder: Path) -> list[Result]:
@@ -75,7 +76,8 @@ def parse(name: str, recorded: Any) -> Result | None:
     curve = {row["step"]: float(row["evaluate/return"]) for row in evaluations}
     clock = "hours" if str(recorded.get("device")).startswith("cuda") else "cpu_hours"
     steps, last = recorded["counters"]["env_steps"], recorded.get("evaluation", {})
-    if last.get("env_steps") == steps and last["actor"] == recorded["actor"]:
+    evaluated = last.get("env_steps") == steps and last["actor"] == recorded["actor"]
+    if evaluated:
         score = last["return"]
     elif curve:
         score = curve[max(curve)]
@@ -94,10 +96,8 @@ def parse(name: str, recorded: Any) -> Result | None:
         seconds=recorded["training_seconds"],
         cpu_seconds=recorded.get("cpu_seconds"),
         hardware=recorded["hardware"],
-        settings=[
-            *(word for word in overrides if word.partition("=")[0] not in NAMES),
-            *(f"evaluated with {word}" for word in last.get("overrides", []) if score == last["return"]),
-        ],
+        settings=[word for word in overrides if word.partition("=")[0] not in NAMES],
+        evaluated_with=list(last.get("overrides", [])) if evaluated else [],
     )
 
 

@@ -101,7 +101,8 @@ def row(task: str, recipe: str, runs: list[Result]) -> tuple[str, ...]:
     scores = [run.score for run in runs]
     half = interval(scores)
     ours = f"**{np.mean(scores):.0f}** " + ("(one seed: no interval)" if math.isnan(half) else f"+- {half:.0f}")
-    settings = sorted({word for run in runs for word in run.settings})
+    settings = [f"`{word}`" for word in sorted({word for run in runs for word in run.settings})]
+    settings += [f"evaluated with `{word}`" for word in sorted({word for run in runs for word in run.evaluated_with})]
     episodes = span(run.episodes for run in runs)
     if min(run.episodes for run in runs) < EPISODES:
         episodes += f" of {EPISODES:,}"
@@ -111,7 +112,7 @@ def row(task: str, recipe: str, runs: list[Result]) -> tuple[str, ...]:
         lasted += f", {duration(float(np.mean(processor)))} of processor time"
     return (
         task,
-        " ".join([recipe, *(f"`{word}`" for word in settings)]),
+        " ".join([recipe, *settings]),
         ours,
         str(len(runs)),
         f"{episodes} episodes, {span(run.steps for run in runs)} env steps",

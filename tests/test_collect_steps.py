@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import runs
 
-from training import trainer
+from training import streams
 from training.reporting import pictures
 from training.run_folder import checkpoint
 from training.run_folder.run import Run
@@ -150,7 +150,7 @@ def test_environments_that_do_not_repeat_themselves_are_begun_anew(
 ) -> None:
     assert go(tmp_path, stop=runs.StopAt(30)) == 143
     kept = rows(tmp_path / "r")
-    monkeypatch.setattr(trainer, "COLLECT", 9)  # other seeds
+    monkeypatch.setattr(streams, "COLLECT", 9)  # other seeds
     assert go(tmp_path) == 0
     assert "the environments do not repeat themselves" in capsys.readouterr().out
     assert rows(tmp_path / "r")[: len(kept)] == kept

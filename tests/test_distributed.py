@@ -34,7 +34,7 @@ BESIDE = ("train.learn.mode=async", "train.learn.max_staleness=4")
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
     """One Ray for all runs of this process: a Ray that is there already is used."""
-    shared = Cluster(runs.composed(*runs.TINY, "run=r"), processes=4)
+    shared = Cluster(runs.composed(*runs.TINY, "run=r").ray, processes=4)
     yield
     shared.close()
 
@@ -124,7 +124,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 def test_alone_and_without_staleness_it_is_the_same_run_and_resumes_the_same(tmp_path: Path, ray: None) -> None:
     words = ("env.num_envs=2", "train.env_steps=40")
     assert runs.go(tmp_path / "a", *words) == 0
-    stop = runs.StopAt(40)
+    stop = runs.StopAt(10)  # before every update, and while it waits: how often that is depends on the machine
     assert runs.go(tmp_path / "b", *words, *ALONE, stop=stop) == 143
     assert runs.go(tmp_path / "b", *words, *ALONE) == 0
     assert state(tmp_path / "b" / "r") == state(tmp_path / "a" / "r")
@@ -217,18 +217,20 @@ class Slow(gymnasium.Wrapper):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("timeout", [runs.HANG, 2])
+@pytest.mark.parametrize(("timeout", "workers"), [(runs.HANG, 2), (2, 1)])
 def test_a_slow_environment_holds_nobody_up_and_a_hung_one_is_replaced(
-    tmp_path: Path, ray: None, timeout: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray: None, timeout: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The one that hangs is the only one: without another in its place nothing would go on."""
     module = f"slow_worlds_{timeout}"
     code = WRAPPER.format(driver=os.getpid(), file=str(tmp_path / "one"), seconds=runs.HANG)
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     words = (f"env.wrappers=[{module}:Slow]", f"env.timeout={timeout}")
-    assert runs.go(tmp_path, *ASYNC, *words) == 0
+    assert runs.go(tmp_path, *ASYNC, f"train.collect.workers={workers}", *words) == 0
     assert (tmp_path / "one").exists()
-    assert counted(tmp_path)["failed_episodes"] <= (timeout == 2)  # the run may have ended before
+    failed = counted(tmp_path)["failed_episodes"]
+    assert failed >= 1 if timeout == 2 else failed == 0
 
 
 # ---- the process itself ----

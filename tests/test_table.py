@@ -113,6 +113,14 @@ def test_a_recipe_has_a_row_of_its_own_and_processor_time_where_it_was_logged(re
     assert first[-1] == "at 500,000: DreamerV3 941, DrQ-v2 695, CURL 751"
 
 
+def test_what_an_evaluation_changed_is_said_where_its_score_counts(results: Path) -> None:
+    evaluation = {"env_steps": 50_000, "actor": "cem", "return": 765.0, "overrides": ["actor.candidates=400"]}
+    path = write(results, "mine", recorded(evaluation=evaluation))
+    assert cells(results)[1:3] == ["planet evaluated with `actor.candidates=400`", "**765** (one seed: no interval)"]
+    path.write_text(json.dumps(recorded(evaluation=evaluation | {"env_steps": 40_000})))  # of an earlier checkpoint
+    assert cells(results)[1] == "planet"
+
+
 def test_others_stand_at_the_nearest_env_steps() -> None:
     for steps, told in ((1, 100_000), (150_000, 100_000), (170_000, 250_000), (600_000, 500_000), (9e9, 1_000_000)):
         assert table.others("cup_catch", steps).startswith(f"at {told:,}: DreamerV3")

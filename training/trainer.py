@@ -14,7 +14,7 @@ import envs
 from agents.agent import Agent
 from agents.base import Actor
 from envs import Vector
-from training import closing, evaluation
+from training import closing, evaluation, streams
 from training.collecting.episode_collector import EpisodeCollector
 from training.collecting.rollout import EpisodeResult, Interrupted, Seconds, episode_seed
 from training.collecting.step_collector import StepCollector
@@ -31,8 +31,6 @@ from worldmodel.base import Batch
 from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode
 from worldmodel.replay.prefetch import prefetched
-
-COLLECT, EVALUATE, SAMPLE, PLAY = 0, 1, 2, 4  # streams of randomness; 3 is evaluate.py's
 
 
 class Trainer:
@@ -57,7 +55,7 @@ class Trainer:
         self.reporter = Reporter(config.train, run, callback)
         self.env_config = config.env
         self.other_envs: Vector | None = None
-        seed = functools.partial(episode_seed, self.seed, COLLECT)
+        seed = functools.partial(episode_seed, self.seed, streams.COLLECT)
         by_steps = vector and self.config.collect.unit == "steps"
         self.collector = StepCollector(vector, seed) if vector and by_steps else None
         if vector and not by_steps:
@@ -162,8 +160,8 @@ class Trainer:
         """The returns of an actor in the real environments; see agents.base.Play."""
         if self.envs is None:
             raise ValueError("the actor learns in the real environments, but there is none: actor.evaluate_in=model")
-        seeds = [episode_seed(self.seed, PLAY, number * 1_000_000 + row) for row in range(episodes)]
-        noise = episode_seed(self.seed, PLAY, number)
+        seeds = [episode_seed(self.seed, streams.PLAY, number * 1_000_000 + row) for row in range(episodes)]
+        noise = episode_seed(self.seed, streams.PLAY, number)
         results = evaluation.play(self.agent, actor, self.idle_envs(), seeds, noise, self.stop)
         self.counters.fitness_env_steps += sum(result.length for result in results) * self.envs.action_repeat
         return torch.tensor([result.episode_return for result in results])
@@ -178,7 +176,7 @@ class Trainer:
         updates = range(counters.updates, counters.updates + self.schedule.next_updates())
 
         def draw(update: int) -> Batch:
-            rng = np.random.default_rng([self.seed, SAMPLE, update])
+            rng = np.random.default_rng([self.seed, streams.SAMPLE, update])
             return self.replay.sample(rng, stage.batch_size, stage.batch_length, self.leader.share)
 
         batches = prefetched(draw, updates, self.replay.storage.prefetch)
@@ -205,7 +203,8 @@ class Trainer:
         """Noise-free episodes and their dreams."""
         counters, values, episodes = self.counters, dict[str, float](), self.validation
         if self.envs:
-            seeds = [episode_seed(self.seed, EVALUATE, number) for number in range(self.config.eval_episodes)]
+            seed = functools.partial(episode_seed, self.seed, streams.EVALUATE_WHILE_TRAINING)
+            seeds = [seed(number) for number in range(self.config.eval_episodes)]
             results, values = evaluation.evaluate(self.agent, self.idle_envs(), seeds, self.seed, self.stop)
             self.reporter.show_episodes(results, evaluation.critic_discount(self.agent))
             episodes = [result.episode for result in results]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from agents.base import Mode, Objective
 from worldmodel.base import State, WorldModel, merge_time, tree_stack
-from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal
+from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal, clip_action
 
 Policy: TypeAlias = TanhNormal | TruncatedNormal | BoundedNormal | OneHotCategorical
 EvaluateWith: TypeAlias = Literal["mode", "sample"]
@@ -44,18 +44,13 @@ def imagine_trajectory(
     path, features, taken, actions = [start], [model.features(start)], [action], list[Tensor]()
     for _ in range(horizon):
         actions.append(policy(features[-1].detach()).sample())
-        taken.append(clipped(actions[-1]) if clip_actions else actions[-1])
+        taken.append(clip_action(actions[-1]) if clip_actions else actions[-1])
         path.append(model.imagine(path[-1], taken[-1]))
         features.append(model.features(path[-1]))
     states = tree_stack(path, 0)  # (H + 1, N, ...)
     reward = objective.reward(model, states, torch.stack(taken)).float()
     continues = model.continues(merge_time(states)).float().view(reward.shape)
     return Trajectory(torch.stack(features), torch.stack(actions), reward, continues)
-
-
-def clipped(action: Tensor) -> Tensor:
-    """Actions (..., A) within [-1, 1]. The gradient passes, scaled down where an action was too large."""
-    return action / action.abs().clamp(min=1).detach()
 
 
 @contextlib.contextmanager

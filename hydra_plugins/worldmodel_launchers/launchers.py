@@ -43,12 +43,10 @@ class LocalLauncher(Launcher):
         self.template = getattr(task_function, "template", None)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from training.configuration.words import unquoted
+        from training.configuration.words import as_typed
         from training.sweeps.members import member_of
 
-        members = [
-            member_of([unquoted(word.lstrip("+")) for word in overrides], self.template) for overrides in job_overrides
-        ]
+        members = [member_of(as_typed(overrides), self.template) for overrides in job_overrides]
         return [
             JobReturn(_return_value=result, status=JobStatus.COMPLETED)
             for result in self.spread()(members, **self.options)

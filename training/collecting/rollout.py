@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from agents.base import Mode
+from training import streams
 from worldmodel.replay.episodes import Episode
 
-FAILED = 5  # stream of randomness: seeds in the place of those whose episodes failed
 UNKNOWN_LIMIT = 10_000  # decisions of an evaluated episode, in environments that may never end
 
 
@@ -86,7 +86,7 @@ def rollout(
     """
     if longest is None and mode == "evaluate" and not envs.time_limit:
         longest = UNKNOWN_LIMIT
-    episodes = Episodes(envs, seeds, another or (lambda n: episode_seed(seeds[0], FAILED, n)))
+    episodes = Episodes(envs, seeds, another or (lambda n: episode_seed(seeds[0], streams.FAILED, n)))
     images, memory, seconds = episodes.begin({row: seeds[row] for row in range(episodes.rows)}), None, Seconds(0, 0, 0)
     while len(episodes.finished) < len(seeds):
         if stop():

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -62,3 +62,8 @@ def unquoted(word: str) -> str:
         text = re.sub(r"(\\+)'", lambda found: "\\" * (len(found[1]) // 2) + "'", value[1:-1])
         return key + equals + re.sub(r"\\+$", lambda found: "\\" * (len(found[0]) // 2), text)
     return word
+
+
+def as_typed(words: Iterable[str]) -> list[str]:
+    """Words as Hydra has them, the way somebody would type them."""
+    return [unquoted(word.lstrip("+")) for word in words]

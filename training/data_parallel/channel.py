@@ -40,7 +40,7 @@ class Channel:
 
     def send(self, word: str, tensors: Mapping[str, Tensor] | None = None, **values: Any) -> None:
         """From rank 0 to all others, which receive(). Errors: ProcessLost."""
-        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (tensors or {}).items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in (tensors or {}).items()}
         for content in (json.dumps([word, values]).encode(), save(plain)):
             with self.naming_the_lost():
                 dist.broadcast(torch.tensor([len(content)]), 0, group=self.group)

@@ -11,6 +11,7 @@ import torch
 
 from agents.agent import Agent
 from agents.optimizers import Diverged
+from training import streams
 from training.build import build_agent
 from training.configuration.config import Config, check
 from training.configuration.words import modules_named
@@ -25,8 +26,6 @@ from worldmodel.replay.buffer import Replay
 from worldmodel.replay.episodes import Episode
 from worldmodel.replay.prefetch import prefetched
 from worldmodel.replay.storage import Storage
-
-SAMPLE, NOISE = 2, 5  # streams of randomness: training/trainer.py's, and one of the other ranks alone
 
 
 def follow(world: World, channel: Channel, arguments: Sequence[str]) -> None:
@@ -88,15 +87,16 @@ class Follower:
         size, length = values["batch"]
 
         def draw(update: int) -> Batch:
-            rng = np.random.default_rng([seed, SAMPLE, update])
+            rng = np.random.default_rng([seed, streams.SAMPLE, update])
             return self.replay.sample(rng, size, length, (self.world.rank, self.world.size))
 
         with contextlib.closing(prefetched(draw, updates, self.replay.storage.prefetch)) as batches:
             for update, batch in zip(updates, batches, strict=True):
                 if not self.channel.agreed():
                     return
-                noise = np.random.SeedSequence([seed, NOISE, self.world.rank, update]).generate_state(1, np.uint64)
-                torch.manual_seed(int(noise[0]))  # a share has noise of its own, which needs no place in a checkpoint
+                # A share has noise of its own, which needs no place in a checkpoint.
+                noise = np.random.SeedSequence([seed, streams.RANK_NOISE, self.world.rank, update])
+                torch.manual_seed(int(noise.generate_state(1, np.uint64)[0]))
                 try:
                     with self.channel.naming_the_lost():
                         shares.learn(self.agent, self.replay, batch, parts)

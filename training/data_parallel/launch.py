@@ -32,7 +32,8 @@ def leading(arguments: Sequence[str]) -> Iterator[Leader | None]:
         else:
             yield leader
     finally:
-        leader.end() if found.rank == 0 else None
+        if found.rank == 0:
+            leader.end()
         data_parallel.join(None)
         if not leader.broken:
             dist.destroy_process_group()

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.configuration.config import Config
+from training.distributed.config import RayConfig
 from training.run_folder.run import RunError
 
 LOOPBACK = "127.0.0.1"
@@ -40,11 +40,11 @@ def installed() -> bool:
 class Cluster:
     """Where processes are started. Make it in the main thread; close it."""
 
-    def __init__(self, config: Config, processes: int) -> None:
+    def __init__(self, config: RayConfig, processes: int) -> None:
         """processes: how many there will be. Errors: RunError."""
         self.folder: str | None = None
         self.processes: list[Any] = []
-        address, already = config.ray.address, "ray" in sys.modules
+        address, already = config.address, "ray" in sys.modules
         with signals_kept():
             if address is None and not (already and sys.modules["ray"].is_initialized()):
                 set_environment(already)
@@ -53,7 +53,7 @@ class Cluster:
             self.ray, self.ours = ray, not ray.is_initialized()
             try:
                 if self.ours and address is None:
-                    self.start(processes, config.ray.object_store_mb)
+                    self.start(processes, config.object_store_mb)
                 elif self.ours:
                     self.join(str(address), processes)
             except BaseException:

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs import EnvError
+from training import streams
 from training.collecting.episode_collector import EpisodeCollector
 from training.collecting.rollout import episode_seed
 from training.collecting.step_collector import StepCollector
@@ -19,8 +20,6 @@ from training.configuration import config
 from training.distributed.messages import Request, pack, packed_result, packed_rows, unpack
 from training.start import build_agents, open_envs
 from worldmodel.base import Spec
-
-COLLECT, NOISE = 0, 6  # streams of randomness: trainer.py's, and of collectors that act at the same time
 
 
 class Collector:
@@ -34,6 +33,8 @@ class Collector:
         self.plain, self.spec, self.longest = plain, Spec(**spec), longest
         self.said: list[str] = []  # for people to read, since the last answer
         self.vector: envs.Vector | None = None
+        self.version: tuple[int, int] | None = None  # of the weights
+        self.steps: StepCollector | None = None  # its episodes go on from one request to the next
 
     def build(self) -> None:
         self.config = config.check(self.plain)
@@ -55,7 +56,7 @@ class Collector:
             if random is not None:
                 self.agent.set_random_state(unpack(random)["random"])
             else:
-                torch.manual_seed(episode_seed(self.seed, NOISE, asked.noise))
+                torch.manual_seed(episode_seed(self.seed, streams.COLLECTOR_NOISE, asked.noise))
             answer = self.by_steps(asked) if asked.decisions else self.by_episodes(asked)
         except EnvError as error:
             answer = {"error": str(error), "advice": error.advice}
@@ -75,13 +76,11 @@ class Collector:
             self.agent.restore({"actor": {}} | unpack(weights), self.said.append)
             self.version = version
 
-    version: tuple[int, int] | None = None  # of the weights
-
     # ---- collecting ----
 
     def by_episodes(self, asked: Request) -> dict[str, Any]:
         assert self.vector is not None
-        seed = functools.partial(episode_seed, self.seed, COLLECT)
+        seed = functools.partial(episode_seed, self.seed, streams.COLLECT)
         collector = EpisodeCollector(self.watched(), seed, self.longest)
         results, seconds = collector.collect(self.acting(asked), asked.number, shared=self.workers > 1)
         return {
@@ -104,14 +103,12 @@ class Collector:
             answer |= {"error": str(collector.error), "advice": collector.error.advice}
         return answer
 
-    steps: StepCollector | None = None
-
     def step_collector(self, asked: Request) -> StepCollector:
-        """Whose episodes go on from one request to the next. Numbers of its episodes: every so-many-th one is its."""
+        """The same one for all requests. Numbers of its episodes: every so-many-th one is its."""
         if self.steps is None:
             self.steps = StepCollector(
                 self.watched(),
-                lambda number: episode_seed(self.seed, COLLECT, number * self.workers + asked.collector),
+                lambda number: episode_seed(self.seed, streams.COLLECT, number * self.workers + asked.collector),
             )
             self.steps.started = asked.number
         return self.steps

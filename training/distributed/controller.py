@@ -10,13 +10,12 @@ import torch
 
 from agents.agent import Agent
 from agents.optimizers import Diverged
+from training import streams
 from training.collecting.rollout import episode_seed
 from training.configuration import config
 from training.distributed.messages import pack, unpack, unpacked_batch
 from training.start import build_agents
 from worldmodel.base import Spec
-
-NOISE = 7  # stream of randomness: of the actor's updates
 
 
 class Controller:
@@ -47,7 +46,7 @@ class Controller:
         metrics = []
         try:
             for number, columns in enumerate(batches, done):
-                torch.manual_seed(episode_seed(self.seed, NOISE, number))
+                torch.manual_seed(episode_seed(self.seed, streams.ACTOR_NOISE, number))
                 found = agent.learn(unpacked_batch(columns), ("actor",))
                 metrics.append({name: float(value) for name, value in found.items()})
         except Diverged as error:

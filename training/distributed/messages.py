@@ -36,7 +36,7 @@ class Request(NamedTuple):
 def pack(parts: Mapping[str, Tensors]) -> np.ndarray:
     """Tensors by part, as bytes: an array, which Ray hands on without a copy."""
     flat = {
-        f"{part}:{name}": value.detach().to("cpu", copy=True).contiguous()
+        f"{part}:{name}": value.detach().cpu().contiguous()
         for part, tensors in parts.items()
         for name, value in tensors.items()
     }

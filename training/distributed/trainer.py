@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from envs import EnvError
-from training import evaluation
+from training import evaluation, streams
 from training.collecting.rollout import EpisodeResult, Interrupted, Seconds
 from training.distributed.cluster import Cluster
 from training.distributed.collectors import Collectors
@@ -23,7 +23,6 @@ from training.trainer import Trainer
 from worldmodel.base import Batch
 
 LOOK = 0.2  # seconds after which a wait asks whether the run is to stop
-ACTOR_SAMPLE = 8  # stream of randomness: of the actor's batches
 
 
 class DistributedTrainer(Trainer):
@@ -41,7 +40,7 @@ class DistributedTrainer(Trainer):
         self.waited = 0.0  # seconds, since it was last told
         self.error: EnvError | None = None  # of a collector
         workers = config.train.collect.workers if collect else 0
-        self.cluster = Cluster(config, workers + learn)
+        self.cluster = Cluster(config.ray, workers + learn)
         beside = [f"{workers} collector{'s' * (workers > 1)}"] * collect + ["the actor's learner"] * learn
         place = f"in the cluster at {config.ray.address}" if config.ray.address else "on this machine"
         console.print(f"processes of their own {place}: {', '.join(beside)}")
@@ -204,5 +203,5 @@ class DistributedTrainer(Trainer):
         self.controller.begin(schedule, self.agent, self.draw_for_actor)
 
     def draw_for_actor(self, update: int, stage: Stage) -> Batch:
-        rng = np.random.default_rng([self.seed, ACTOR_SAMPLE, update])
+        rng = np.random.default_rng([self.seed, streams.ACTOR_SAMPLE, update])
         return self.replay.sample(rng, stage.batch_size, stage.batch_length)

@@ -10,7 +10,7 @@ import torch
 
 import envs
 from agents.agent import Agent
-from training import closing, evaluation
+from training import closing, evaluation, streams
 from training.build import build_actor, load_trained
 from training.collecting.rollout import EpisodeResult, episode_seed
 from training.configuration import config
@@ -28,7 +28,6 @@ from worldmodel.replay import storage
 from worldmodel.replay.buffer import Replay
 
 LARGEST_EVALUATION = 16 << 20  # bytes of evaluation.json, which lists every return
-EVALUATE = 3  # stream of randomness: other episodes than those that training evaluates on
 
 
 class TrainedRun:
@@ -130,7 +129,7 @@ class TrainedRun:
         return folder
 
     def episode_seed(self, number: int) -> int:
-        return episode_seed(self.seed, EVALUATE, number)
+        return episode_seed(self.seed, streams.EVALUATE, number)
 
     def evaluate(self, agent: Agent, episodes: int) -> tuple[list[EpisodeResult], dict[str, float]]:
         """Noise-free episodes in the run's environment."""

@@ -61,8 +61,7 @@ def train(
     its folder. One that has ended before with these words is left alone. alone: on this machine; else it has one
     thread. stopping: whether it is to be saved, and left.
     """
-    done = done_words(member, episodes)
-    if read_done(member) == done:
+    if is_done(member, episodes):
         return Result(member, WAS_DONE, 0, score(member.folder))
     words = [*member.words, f"run={member.folder.name}"]
     if not alone:
@@ -86,7 +85,7 @@ def train(
         if code:
             break
     else:
-        files.write(member.folder / DONE, f"{done}\n".encode())
+        mark_done(member, episodes)
     state = FINISHED if code == 0 else STOPPED if code >= SIGNALLED else FAILED
     return Result(member, state, code, score(member.folder))
 
@@ -109,15 +108,16 @@ def done_words(member: Member, episodes: int) -> str:
     return f"{episodes} episodes of {' '.join(words)}"
 
 
-def read_done(member: Member) -> str:
+def is_done(member: Member, episodes: int = 0) -> bool:
+    """Whether it has come to its end with these words before."""
     try:
-        return files.read(member.folder / DONE, LARGEST).decode().strip()
+        return files.read(member.folder / DONE, LARGEST).decode().strip() == done_words(member, episodes)
     except (OSError, UnicodeDecodeError):
-        return ""
+        return False
 
 
-def mark_done(member: Member) -> None:
-    files.write(member.folder / DONE, f"{done_words(member, 0)}\n".encode())
+def mark_done(member: Member, episodes: int = 0) -> None:
+    files.write(member.folder / DONE, f"{done_words(member, episodes)}\n".encode())
 
 
 def score(folder: Path) -> float | None:

@@ -5,7 +5,6 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from training.sweeps.members import FAILED, NOT_BEGUN, STOPPED, WAS_DONE, Member
 from training.threads import cores
 
 PATIENCE = 1.0  # seconds for which a process of a cluster waits for its run, before it says that it goes on
-GRACE = 600  # times that, for runs that are asked to stop
 
 
 def say(text: str) -> None:
@@ -90,8 +88,7 @@ def on_ray(
     up; None: a Ray of our own on this machine. A signal stops and saves all. Errors: RunError, if Ray does not start.
     """
     ray = RayConfig(address=address, object_store_mb=80, collector_gpus=0, controller_gpus=0)
-    settings: Any = SimpleNamespace(ray=ray)
-    cluster = Cluster(settings, jobs or (1 if address else cores()))
+    cluster = Cluster(ray, jobs or (1 if address else cores()))
     try:
         there = cluster.ray.cluster_resources()
         most = int(min(there.get("CPU", 1), there.get("GPU", 0) / gpus if gpus else len(members)))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.configuration.command_line import SWEEP, as_hydra_reads, check_words, misfit
 from training.configuration.components import CONFIGS
-from training.configuration.words import modules_named, unquoted, with_home
+from training.configuration.words import as_typed, modules_named, with_home
 from training.configuration.working_folder import use_working_folder
 from training.sweeps import table
 from training.sweeps.members import (
@@ -26,10 +26,9 @@ from training.sweeps.members import (
     STOPPED,
     WAS_DONE,
     Result,
-    done_words,
+    is_done,
     mark_done,
     member_of,
-    read_done,
     score,
     train,
 )
@@ -77,7 +76,7 @@ def check_template(template: str | None, words: Sequence[str]) -> None:
 
 def words_now() -> list[str]:
     """Of the member whose turn it is."""
-    return [unquoted(word.lstrip("+")) for word in HydraConfig.get().overrides.task]
+    return as_typed(HydraConfig.get().overrides.task)
 
 
 class InTurn:
@@ -90,7 +89,7 @@ class InTurn:
         member = member_of(words_now(), self.template)
         if self.stopped:
             return Result(member, NOT_BEGUN, 0)
-        if read_done(member) == done_words(member, 0):
+        if is_done(member):
             return Result(member, WAS_DONE, 0, score(member.folder))
         code = exit_code(self.run, member.words)
         self.stopped = code >= SIGNALLED

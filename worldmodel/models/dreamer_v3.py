@@ -27,6 +27,7 @@ from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3 import Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
 from worldmodel.networks.normalization import RMSNorm
+from worldmodel.networks.policies import clip_action
 from worldmodel.networks.rms_norm_mlp import MLP, NormLinear, linear
 
 
@@ -163,8 +164,7 @@ class DreamerV3(WorldModel):
         """Actions (..., A) -> their share of the GRU's hidden layer, (..., D). None counts for more than 1, as in an
         environment, which clips what a policy draws.
         """
-        action = action / action.abs().clamp(min=1).detach()
-        return self.action_proj(action) @ weights.action + self.gru.bias
+        return self.action_proj(clip_action(action)) @ weights.action + self.gru.bias
 
     def embed(self, image: Tensor) -> Tensor:
         """Images (N, C, Y, X) in [0, 1] -> the image's share of the posterior's hidden layer, (N, hidden)."""

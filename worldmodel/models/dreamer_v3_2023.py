@@ -30,6 +30,7 @@ from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.layer_norm_gru import LayerNormGRUCell
 from worldmodel.networks.layer_norm_mlp import MLP
 from worldmodel.networks.normalization import LayerNorm
+from worldmodel.networks.policies import clip_action
 
 
 class Config(ModelConfig):
@@ -131,7 +132,7 @@ class DreamerV32023(WorldModel):
         """Actions (..., A) -> their share of the layer before the GRU, (..., hidden). None counts for more than 1, as
         in an environment, which clips what a policy draws.
         """
-        return self.action_proj(action / action.abs().clamp(min=1).detach())
+        return self.action_proj(clip_action(action))
 
     def embed(self, image: Tensor) -> Tensor:
         """Images (N, C, Y, X) in [0, 1] -> the image's share of the posterior's hidden layer, (N, hidden)."""

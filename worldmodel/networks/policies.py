@@ -136,9 +136,16 @@ def normal_density(x: Tensor) -> Tensor:
     return (-0.5 * x.square() - HALF_LOG_2PI).exp()
 
 
+def clip_action(action: Tensor) -> Tensor:
+    """Actions (..., A) within [-1, 1], as an environment takes them. The gradient passes, scaled down where one was too
+    large.
+    """
+    return action / action.abs().clamp(min=1).detach()
+
+
 class BoundedNormal(NamedTuple):
     """N(mean, std^2) with the mean in (-1, 1) and the std in (0.1, 1), NOT truncated (DreamerV3): the sample itself is
-    scored. Only the environment clips it, and a world model must limit it before it reads it.
+    scored. The environment clips it, and before a world model reads it clip_action() must.
     """
 
     mean: Tensor  # (..., A)
