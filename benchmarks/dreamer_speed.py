@@ -55,8 +55,14 @@ def main() -> None:
         figures |= measure(name, options)
         for key in list(figures)[-4:]:
             print(f"{key:28}", "  ".join(f"{k} {v:.4g}" for k, v in figures[key].items()), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2) + "\n")
+        if options.json:  # after each, for the next one may be stopped
+            found = {"machine": machine() | {"device": processing(options.device)}, "figures": figures}
+            options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def processing(device: str) -> str:
+    """The name of what computes."""
+    return torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def built(name: str, device: str, precision: str, compiled: str = "auto") -> Agent:

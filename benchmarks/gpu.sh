@@ -11,7 +11,7 @@ On a machine with network, before every trip (what is there already is not fetch
 On the GPU machine:
   benchmarks/gpu.sh setup                        installs what was carried, says what it found; first of all
   benchmarks/gpu.sh test                         the tests of what runs on the GPU, and a run there
-  benchmarks/gpu.sh speed                        $OUT/speed-<gpu>.json
+  benchmarks/gpu.sh speed                        $OUT/speed-<gpu>.json and dreamer-speed-<gpu>.json
   benchmarks/gpu.sh train TASK SEED [MINUTES]    starts a run or goes on with it, for 8 minutes; then record and pack
   benchmarks/gpu.sh evaluate TASK SEED [EPISODES]  10 noise-free episodes of its newest checkpoint; then record
   benchmarks/gpu.sh pack TASK SEED [FIRST]       the run in pieces of 14 MiB, of which so many come to $OUT as fit
@@ -131,16 +131,14 @@ CODE
     say "commit ${WORLDMODEL_COMMIT:-of the repository}"
 }
 
-# Warnings are errors in the tests; other versions than the lock's warn of other things, so here they are shown. One
-# test sets a PYTHONPATH of its own, without what was installed here.
+# Warnings are errors in the tests; other versions than the lock's warn of other things, so here they are shown.
 tests() {
     local files
     mapfile -t files < <({
         grep -l cuda tests/test_*.py || true
         printf 'tests/test_%s.py\n' agent contract_actors contract_models envs_dmc planners precision rssm
     } | sort -u)
-    timeout 480 "$PYTHON" -m pytest -q -m "not slow" -W default -p no:cacheprovider \
-        --deselect tests/test_envs_dmc.py::test_importing_the_room_loads_no_simulator_and_no_trainer "${files[@]}"
+    timeout 480 "$PYTHON" -m pytest -q -m "not slow" -W default -p no:cacheprovider "${files[@]}"
     rm -rf "$PLACE/smoke"
     for steps in 4000 6000; do # the second time it resumes
         "$PYTHON" train.py exp=smoke env=dmc "runs=$PLACE" run=smoke "train.env_steps=$steps" "env.size=[16,16]"
@@ -155,8 +153,9 @@ gpu() {
 speed() {
     local file
     file=speed-$(gpu).json # relative, because the command is part of what is recorded
-    timeout 570 "$PYTHON" benchmarks/speed.py --json "$file"
-    mv "$file" "$OUT"
+    timeout 280 "$PYTHON" benchmarks/speed.py --json "$file"
+    timeout 280 "$PYTHON" benchmarks/dreamer_speed.py --repeats 10 --json "dreamer-$file"
+    mv "$file" "dreamer-$file" "$OUT"
 }
 
 # ---- runs ----

@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "annotated-types", "antlr4-python3-runtime", "box2d", "cma", "dm-control", "dm-env", "dm-tree",
     "farama-notifications", "glfw", "gymnasium", "hydra-core", "mujoco", "omegaconf", "pydantic", "pydantic-core",
-    "pygame-ce", "pyopengl", "shimmy",
+    "pygame-ce", "pyopengl", "shimmy", "typing-inspection",
 )  # fmt: skip
 THERE = (
     "absl-py", "attrs", "cloudpickle", "einops", "etils", "lxml", "matplotlib", "numpy", "opencv-python", "packaging",
     "pillow", "protobuf", "psutil", "pyparsing", "pytest", "pyyaml", "requests", "rich", "safetensors", "scipy",
-    "setuptools", "tensorboard", "torch", "torchvision", "tqdm", "triton", "typing-extensions", "typing-inspection",
+    "setuptools", "tensorboard", "torch", "torchvision", "tqdm", "triton", "typing-extensions",
     "wrapt",
 )  # fmt: skip
 LEFT_BEHIND = (

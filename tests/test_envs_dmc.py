@@ -125,7 +125,7 @@ def test_egl_comes_first_then_osmesa_then_advice(clean: pytest.MonkeyPatch) -> N
 
 def test_importing_the_room_loads_no_simulator_and_no_trainer() -> None:
     code = "import sys, envs, envs.check; from envs.suites import dmc, dot, gym; print(*sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(CONFIGS.parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CONFIGS.parent.parent), *sys.path])}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     loaded = set(answer.stdout.split())
     assert "envs.suites.dmc" in loaded

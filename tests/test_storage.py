@@ -337,7 +337,7 @@ time.sleep(60)
 def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, subprocess.Popen[str], Path]]:
     """A process with a replay on disk, four times its budget; what it said of itself; the file's folder."""
     folder = tmp_path_factory.mktemp("child")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     words = [sys.executable, "-c", CHILD, str(folder)]
     with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:

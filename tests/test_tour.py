@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_it_runs(tmp_path: Path) -> None:
     for cell in notebook.cells:
         cell.source = cell.source.replace("episodes=5", "episodes=1")
         cell.pop("outputs", None)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=runs.HANG, startup_timeout=runs.HANG, resources=where).execute(env=environment)
     assert len(pictures(notebook)) == 6
