@@ -22,7 +22,7 @@ import agents
 import evaluate
 from training import build
 from training.reporting import history
-from training.run_folder import checkpoint, lock
+from training.run_folder import checkpoint, lock, versions
 from training.run_folder.metrics import Metrics
 from training.run_folder.run import Run, RunError
 from training.run_folder.trained import TrainedRun
@@ -387,3 +387,11 @@ def test_what_is_no_run_is_told_as_what_it_is(tmp_path: Path) -> None:
                         (tmp_path, "it has no run.json")):  # fmt: skip
         with pytest.raises(RunError, match=re.escape(f"{folder} is not a run: {why}")):
             Run.read(folder)
+
+
+def test_the_commit_is_that_of_the_repository_unless_one_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLDMODEL_COMMIT", raising=False)
+    found = versions.commit()
+    assert found is None or len(found.rstrip("+")) == 40
+    monkeypatch.setenv("WORLDMODEL_COMMIT", "carried+")  # beside a copy of the code may lie an older repository
+    assert versions.commit() == "carried+"

@@ -27,17 +27,21 @@ def made_with() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The code's commit, with a '+' if it was changed since; without a repository what WORLDMODEL_COMMIT says."""
+    """The code's commit, with a '+' if it was changed since. WORLDMODEL_COMMIT says it where there is no repository, or
+    an older one (benchmarks/gpu.sh).
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    if "WORLDMODEL_COMMIT" in os.environ:
+        return os.environ["WORLDMODEL_COMMIT"]
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("WORLDMODEL_COMMIT")  # benchmarks/gpu.sh
+        return None
 
 
 def packages() -> dict[str, str | None]:
