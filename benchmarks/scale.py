@@ -17,6 +17,7 @@ and the least of them is what can be reached. The learner's machine is the only 
 """
 
 import argparse
+import dataclasses
 import heapq
 import json
 import sys
@@ -42,7 +43,8 @@ from worldmodel.replay.buffer import Replay  # noqa: E402
 from worldmodel.replay.storage import row_bytes  # noqa: E402
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-REQUESTS = 5  # of each collector, in a simulation
+REQUESTS = 5  # of each collector, in a simulation, at least
+STALE = 20  # times train.collect.max_staleness updates, at least: what may be owed at first counts for little then
 
 
 class Costs(NamedTuple):
@@ -143,47 +145,64 @@ class Simulation:
                 self.taking += decisions * self.costs.take
                 self.now += decisions * self.costs.take
 
-    def run(self, decisions: int) -> Found:
-        """Until so many were collected after the prefill, and learned from."""
+    def run(self) -> Found:
+        """What is reached once it goes on evenly: the first third is not counted, neither is the prefill."""
+        owed = self.schedule.config.collect.max_staleness
+        decisions = max(
+            max(20, REQUESTS * self.workers) * self.of_a_request(), round(STALE * owed / self.updates_per_decision())
+        )
         start: tuple[float, ...] = ()
-        while self.counters.agent_steps < decisions or self.schedule.updates_due() > 0:
-            if self.counters.agent_steps < decisions:
-                self.begin()
+        while self.counters.agent_steps < decisions:
+            self.begin()
             self.receive()
-            start = start or (self.sums() if self.schedule.prefilled else ())
+            if not start and self.counters.agent_steps > decisions / 3 and self.schedule.prefilled:
+                start = self.sums()
+                self.staleness.clear()
             if self.schedule.updates_due() > 0:
                 self.now += self.costs.update
                 self.learning += self.costs.update
                 self.counters.updates += 1
             elif self.answers:
                 self.now = max(self.now, self.answers[0][0])
-        seconds, collected, *busy = np.subtract(self.sums(), start)
-        shares = np.array(busy) / seconds
-        return Found(collected / seconds, *shares[:3], shares[3] / self.workers, float(np.mean(self.staleness)))
+        seconds, learned, *busy = np.subtract(self.sums(), start)
+        learning, taking, network, collecting = np.array(busy) / seconds
+        staleness = float(np.mean(self.staleness))
+        return Found(learned / seconds, learning, taking, network, collecting / self.workers, staleness)
+
+    def of_a_request(self) -> int:
+        """Decisions, of all environments, once the prefill is over."""
+        if self.schedule.config.collect.unit == "episodes":
+            return self.num_envs * round(self.costs.length)
+        before = dataclasses.replace(self.counters)
+        self.counters.env_steps = self.counters.episodes = self.schedule.config.prefill
+        self.counters.updates = self.schedule.round
+        try:
+            return self.num_envs * self.scheduler.decisions(self.schedule)
+        finally:
+            vars(self.counters).update(vars(before))
+
+    def updates_per_decision(self) -> float:
+        train, schedule = self.schedule.config, self.schedule
+        if train.ratio is not None:
+            return train.ratio * schedule.round / schedule.round_rows
+        of_a_round = self.costs.length if train.collect.unit == "episodes" else 1 / self.repeat
+        return schedule.round / (train.collect.per_round * of_a_round)
 
     def sums(self) -> tuple[float, ...]:
-        return (self.now, self.counters.agent_steps, self.learning, self.taking, self.link_busy, self.collecting)
+        """Decisions are those that were learned from: others arrive in bursts, of all collectors at once."""
+        learned = self.counters.updates / self.updates_per_decision()
+        return (self.now, learned, self.learning, self.taking, self.link_busy, self.collecting)
 
 
 def arithmetic(config: Config, costs: Costs, workers: int, action_repeat: int, num_envs: int) -> dict[str, float]:
     """Decisions per second that each part allows."""
     simulation = Simulation(config, costs, workers, action_repeat, num_envs)
-    schedule, train = simulation.schedule, config.train
-    schedule.counters.env_steps = schedule.counters.episodes = train.prefill  # after it
-    schedule.counters.updates = schedule.round
-    decisions = num_envs * round(costs.length)
-    if train.collect.unit == "steps":
-        decisions = num_envs * simulation.scheduler.decisions(schedule)
-    if train.ratio is not None:
-        updates = train.ratio * schedule.round / schedule.round_rows
-    else:
-        of_a_round = train.collect.per_round * (costs.length if train.collect.unit == "episodes" else 1 / action_repeat)
-        updates = schedule.round / of_a_round
+    decisions = simulation.of_a_request()
     transport = decisions * costs.row + costs.weights
     acting = decisions / num_envs * (costs.act + num_envs * costs.step)
     return {
         "collectors": workers * decisions / (acting + transport / costs.network),
-        "learner": 1 / (updates * costs.update + costs.take),
+        "learner": 1 / (simulation.updates_per_decision() * costs.update + costs.take),
         "network": costs.network * decisions / transport,
     }
 
@@ -246,16 +265,17 @@ def table(config: Config, costs: Costs, action_repeat: int, counts: Sequence[int
         "|---|---|---|---|---|---|---|---|---|",
     )
     for workers in counts:
-        simulation = Simulation(config, costs, workers, action_repeat, num_envs)
-        request = costs.length if config.train.collect.unit == "episodes" else config.train.collect.per_round
-        prefill = config.train.prefill * (request if config.train.collect.unit == "episodes" else 1 / action_repeat)
-        found = simulation.run(int(prefill + num_envs * max(20, REQUESTS * workers) * request))
+        found = Simulation(config, costs, workers, action_repeat, num_envs).run()
         most = arithmetic(config, costs, workers, action_repeat, num_envs)
         share = " | ".join(f"{100 * part:.0f} %" for part in found[1:5])
         yield (
-            f"| {workers:,} | {found.rate:,.0f} | {min(most.values()):,.0f} ({min(most, key=lambda key: most[key])}) | "
+            f"| {workers:,} | {shown(found.rate)} | {shown(min(most.values()))} ({min(most, key=most.__getitem__)}) | "
             f"{share} | {found.staleness:.1f} | {found.limit()} |"
         )
+
+
+def shown(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def main() -> None:
