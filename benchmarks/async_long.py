@@ -82,7 +82,7 @@ def watched(minutes: float, workers: int, folder: Path) -> tuple[dict[str, list[
         after = steps(folder)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(600)  # how soon it ends is async_kills.py's to measure
     return samples, {number: count - before.get(number, 0) for number, count in after.items()}
 
 

@@ -56,7 +56,7 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
         if any(key not in stage for stage in stages.values()):  # else it would do nothing
             little += [f"replay.{key}={value}"]
     if plain["train"]["ratio"]:
-        little += ["train.ratio=6"]
+        little += ["train.ratio=6", "train.env_steps=33"]  # beyond the prefill, with four environments too
     if plain["actor"]["name"] == "evolution":
         little += ["actor.population=4", "actor.rollouts=2", "actor.eval_rollouts=2"]
         little += [] if in_env else ["actor.horizon=3"]

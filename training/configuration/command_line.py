@@ -1,6 +1,7 @@
 """The command line, through Hydra: overrides to plain values, and sweeps. No other file imports Hydra."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ from training.configuration.words import (
 )
 from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
+
+# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions.
+OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
 
 SWEEP = ("-m", "--multirun")
 GROUPS = ("exp", *ROOMS)
