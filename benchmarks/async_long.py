@@ -2,7 +2,7 @@
 
     python benchmarks/async_long.py --json benchmarks/results/async-long.json
 
-A real run whose environments wait 20 ms a step, one of them 2 s. Replay is full from early on, so nothing has a reason
+A real run whose environments wait 0.1 s a step, one of them 10 s. Replay is full from early on, so nothing has a reason
 to grow. Every ten seconds the memory of every process is read (proportional set size: what processes share is counted
 once). Exits with 1 if the learner, the collectors or Ray's own processes take more than a twentieth more in the last
 quarter than in the second one, or if the slow environment held up any other collector.
