@@ -53,5 +53,8 @@ def test_an_episode_is_as_recorded(path: Path) -> None:
 
 @pytest.mark.slow
 @each
-def test_ten_episodes_are_as_recorded(path: Path) -> None:
-    assert differs(*score(path, 10)) > 0.001
+def test_many_episodes_are_as_recorded(path: Path) -> None:
+    """Ten; of those that make most decisions, by a planner, five: they take minutes."""
+    env = agent_file.read(path)[0].config["env"]
+    long = env["name"] == "dmc" and env["action_repeat"] <= 2
+    assert differs(*score(path, 5 if long else 10)) > 0.001
