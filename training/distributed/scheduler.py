@@ -105,8 +105,10 @@ class Scheduler:
         seat.open, seat.sequence, seat.begun = None, seat.sequence + 1, begun
         if len(self.seats) == 1:  # the next numbers were played in their place
             self.next_number += failed
-        late = request.explorer and schedule.prefilled and not request.decisions  # random episodes beyond the prefill
-        return not late
+        if not schedule.prefilled:
+            return True
+        random = request.explorer and not request.decisions  # random episodes beyond the prefill
+        return not random and schedule.counters.env_steps < schedule.config.env_steps  # and nothing beyond the end
 
     def lost(self, request: Request) -> bool:
         """The process that had a request is gone; False, if that is known already."""
