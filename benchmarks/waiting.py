@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 
 SECONDS = 0.02  # a step
-ONE_SLOW = 0.1  # the same of OneSlow's fast ones: eight of them shall leave two cores nearly idle
+FAST = 0.1  # of OneSlow: eight of them leave two cores nearly idle
 TIMES = 100  # as long waits the slow one
 
 
@@ -30,7 +30,7 @@ class OneSlow(gymnasium.Wrapper):
 
     def step(self, action: Any) -> Any:
         if not self.seconds:
-            self.seconds = ONE_SLOW
+            self.seconds = FAST
             with contextlib.suppress(FileExistsError), (self.folder / "slow").open("x") as file:
                 file.write(str(os.getpid()))
                 self.seconds *= TIMES
