@@ -32,7 +32,7 @@ from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
 # For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions.
-OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
+OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(map(int, factors)), replace=True)
 
 SWEEP = ("-m", "--multirun")
 GROUPS = ("exp", *ROOMS)
