@@ -67,16 +67,18 @@ def watched(minutes: float, workers: int, folder: Path) -> tuple[dict[str, list[
             [*words, f"runs={folder}"], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
     samples: dict[str, list[float]] = defaultdict(list)
+
+    def wait(seconds: float) -> None:
+        time.sleep(seconds)
+        if process.poll() is not None:
+            raise RuntimeError(f"it ended by itself:\n{log.read_text()[-3000:]}")
+
     try:
         while log.read_text().count("return ") < workers:
-            if process.poll() is not None:
-                raise RuntimeError(f"it ended by itself:\n{log.read_text()[-3000:]}")
-            time.sleep(1)
+            wait(1)
         before, ends = steps(folder), time.monotonic() + 60 * minutes
         while time.monotonic() < ends:
-            time.sleep(EVERY)
-            if process.poll() is not None:
-                raise RuntimeError(f"it ended by itself:\n{log.read_text()[-3000:]}")
+            wait(EVERY)
             for name, size in memory(process.pid).items():
                 samples[name].append(round(size, 1))
         after = steps(folder)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agents.agent import Agent  # noqa: E402
-from benchmarks.speed import SPEC, agent, beside, filled, machine, matrix_rate, timed  # noqa: E402
+from benchmarks.speed import SPEC, agent, beside, device_name, filled, machine, matrix_rate, timed  # noqa: E402
 from worldmodel.base import Batch  # noqa: E402
 
 JOINT = ("model", "actor")
@@ -56,13 +56,8 @@ def main() -> None:
         for key in list(figures)[-4:]:
             print(f"{key:28}", "  ".join(f"{k} {v:.4g}" for k, v in figures[key].items()), flush=True)
         if options.json:  # after each, for the next one may be stopped
-            found = {"machine": machine() | {"device": processing(options.device)}, "figures": figures}
+            found = {"machine": machine() | {"device": device_name(options.device)}, "figures": figures}
             options.json.write_text(json.dumps(found, indent=2) + "\n")
-
-
-def processing(device: str) -> str:
-    """The name of what computes."""
-    return torch.cuda.get_device_name() if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def built(name: str, device: str, precision: str, compiled: str = "auto") -> Agent:

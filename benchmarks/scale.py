@@ -17,7 +17,7 @@ and the least of them is what can be reached. The learner's machine is the only 
 """
 
 import argparse
-import dataclasses
+import copy
 import heapq
 import json
 import sys
@@ -173,13 +173,9 @@ class Simulation:
         """Decisions, of all environments, once the prefill is over."""
         if self.schedule.config.collect.unit == "episodes":
             return self.num_envs * round(self.costs.length)
-        before = dataclasses.replace(self.counters)
-        self.counters.env_steps = self.counters.episodes = self.schedule.config.prefill
-        self.counters.updates = self.schedule.round
-        try:
-            return self.num_envs * self.scheduler.decisions(self.schedule)
-        finally:
-            vars(self.counters).update(vars(before))
+        after, prefill = copy.copy(self.schedule), self.schedule.config.prefill
+        after.counters = Counters(env_steps=prefill, episodes=prefill, updates=after.round)
+        return self.num_envs * self.scheduler.decisions(after)
 
     def updates_per_decision(self) -> float:
         train, schedule = self.schedule.config, self.schedule

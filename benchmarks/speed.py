@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import envs  # noqa: E402
 from agents.agent import Agent  # noqa: E402
-from agents.device import keep_freed_memory  # noqa: E402
+from agents.device import choose_device, keep_freed_memory  # noqa: E402
 from agents.graphs import WARM_UP  # noqa: E402
 from agents.imagination import imagined_return  # noqa: E402
 from benchmarks.plain import Plain  # noqa: E402
@@ -106,8 +106,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures["peak memory"] = {"gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     if ours.device.type == "cuda":
         figures["peak memory"]["gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    device = torch.cuda.get_device_name() if ours.device.type == "cuda" else "cpu"
-    return {"machine": machine() | {"device": device, "precision": ours.precision}, "figures": figures}
+    computed = {"device": device_name(options.device), "precision": ours.precision}
+    return {"machine": machine() | computed, "figures": figures}
 
 
 def agent(
@@ -291,6 +291,11 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "command": "python " + " ".join(sys.argv),
     }
+
+
+def device_name(wanted: str) -> str:
+    """What `--device` computes on."""
+    return torch.cuda.get_device_name() if choose_device(wanted).type == "cuda" else "cpu"
 
 
 def processor() -> str:

@@ -28,8 +28,7 @@ PACKAGES = (
 THERE = (
     "absl-py", "attrs", "cloudpickle", "einops", "etils", "lxml", "matplotlib", "numpy", "opencv-python", "packaging",
     "pillow", "protobuf", "psutil", "pyparsing", "pytest", "pyyaml", "requests", "rich", "safetensors", "scipy",
-    "setuptools", "tensorboard", "torch", "torchvision", "tqdm", "triton", "typing-extensions",
-    "wrapt",
+    "setuptools", "tensorboard", "torch", "torchvision", "tqdm", "triton", "typing-extensions", "wrapt",
 )  # fmt: skip
 LEFT_BEHIND = (
     "ale-py",  # for env=atari

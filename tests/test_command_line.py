@@ -27,6 +27,21 @@ from worldmodel.base import ConfigError
 FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_every=100"]
 
 
+# ---- what configs may compute ----
+
+
+@pytest.mark.parametrize(("task", "env_steps"), [("cartpole_swingup", 800_000), ("walker_walk", 200_000)])
+@pytest.mark.parametrize("exp", ["planet_small", "dreamer_small"])
+def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, task: str, env_steps: int) -> None:
+    found = command_line.parse([f"exp={exp}", "env=dmc", f"env.task={task}"])
+    assert found.train.env_steps == env_steps == 100_000 * found.env.action_repeat
+
+
+def test_only_whole_numbers_are_multiplied() -> None:
+    with pytest.raises(ConfigError, match=r"train\.env_steps"):
+        command_line.parse(["exp=smoke", "train.env_steps=${mul:1000000000,word}"])
+
+
 # ---- from Python ----
 
 
