@@ -38,14 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         trained = TrainedRun(options.run, options.device, options.seed, plugins)
         console.print(f"{options.run}: evaluating on {trained.agent.device} in {trained.agent.precision}")
         generations = options.generations or results.GENERATIONS
+        names = [trained.actor_name(word) for word in options.actor.split(",")] if options.actor else [None]
         if options.temperatures:
-            results.temperatures(trained, options.temperatures, options.actor, options.episodes, generations)
+            results.temperatures(trained, options.temperatures, names[0], options.episodes, generations)
         elif options.compare:
-            names = options.actor.split(",") if options.actor else [None]
             results.compare(trained, names, options.episodes, generations, options.overrides)
         else:
             results.evaluate_one(
-                trained, options.actor, options.episodes, options.generations, options.overrides, options.video
+                trained, names[0], options.episodes, options.generations, options.overrides, options.video
             )
     except (RunError, ConfigError, GraphError, envs.EnvError, OSError, ValueError, MemoryError) as error:
         print_error(error)
@@ -60,10 +60,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the agent's noise")
     parser.add_argument(
-        "--actor", help="act with another actor on the same model, such as shooting (configs/actor/, configs/explorer/)"
+        "--actor",
+        help="act with another actor on the same model, such as shooting (configs/actor/, configs/explorer/); "
+        "actor_critic is the run's own Dreamer",
     )
     parser.add_argument(
-        "--compare", action="store_true", help="a table of several: --actor cem,mppi,shooting,evolution"
+        "--compare", action="store_true", help="a table of several: --actor actor_critic,cem,mppi,evolution"
     )
     parser.add_argument("--temperatures", help="evolve and compare controllers in dreams of these: 0.5,1,1.15,1.3")
     parser.add_argument(

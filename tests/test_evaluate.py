@@ -302,23 +302,39 @@ def test_no_run_no_agent(tmp_path: Path) -> None:
         agents.load(tmp_path)
 
 
-# ---- a critic beyond the horizon ----
+# ---- a trained Dreamer ----
 
 
-def test_a_planner_on_a_trained_dreamer_may_ask_its_critic(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Path
-) -> None:
+@pytest.fixture(scope="module")
+def dreamer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = "exp=smoke env.time_limit=5 model=dreamer_v3_tiny actor=dreamer_v3_tiny train.env_steps=8 agent.threads=1"
     learns = "train.learn={joint: {parts: [model, actor], updates: 1}}"
-    assert runs.go(tmp_path, learns, "agent.device=cpu", recipe=words.split()) == 0
-    asked = TrainedRun(tmp_path / "r", "cpu", 0)
+    folder = tmp_path_factory.mktemp("dreamer")
+    assert runs.go(folder, learns, "agent.device=cpu", recipe=words.split()) == 0
+    return folder / "r"
+
+
+def test_its_own_actor_beside_planners(trained: Path, dreamer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--device", "cpu", "--episodes", "2", "--generations", "2", "--actor"]
+    assert evaluate.main([str(dreamer), "--compare", *words, "actor_critic,cem_tiny,mppi_tiny,evolution_tiny"]) == 0
+    found = json.loads((dreamer / "comparison.json").read_text())
+    assert [result["actor"] for result in found] == ["dreamer_v3", "cem_tiny", "mppi_tiny", "evolution_tiny"]
+    own = evaluated(dreamer, "--episodes", "2")
+    assert found[0]["returns"] == own["returns"] and own["actor"] == "dreamer_v3"
+    assert refused(capsys, trained, "--actor", "actor_critic") == (
+        2, "error: --actor actor_critic: this run's own actor is cem, which has no critic\n"
+    )  # fmt: skip
+
+
+def test_a_planner_may_ask_its_critic(dreamer: Path, capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    asked = TrainedRun(dreamer, "cpu", 0)
     agent, _ = asked.prepare_agent("cem_tiny", 0, ["objective.value_at_horizon=true", "actor.horizon=3"])
     state, critic = agent.model.initial(2), asked.agent.actor
     assert torch.equal(agent.actor.objective.terminal_value(agent.model, state), critic.expected_return(state))
     plain, _ = asked.prepare_agent("cem_tiny", 0, ["actor.horizon=3"])
     assert not plain.actor.objective.terminal_value(agent.model, state).any()
     for folder, actor, said in (
-        (trained, "cem", "there is no trained critic"), (tmp_path / "r", "dreamer_v3_tiny", "does not plan")
+        (trained, "cem", "there is no trained critic"), (dreamer, "dreamer_v3_tiny", "does not plan")
     ):  # fmt: skip
         command = [str(folder), "--device", "cpu", "--actor", actor, "objective.value_at_horizon=true"]
         assert evaluate.main(command) == 2

@@ -47,6 +47,15 @@ class TrainedRun:
                 "data=... env=..., or build your own loop with agents.load"
             )
 
+    def actor_name(self, word: str | None) -> str | None:
+        """What `--actor` says: `actor_critic` is the run's own actor, whatever the version of Dreamer."""
+        if word != "actor_critic":
+            return word
+        own: str = self.run.config["actor"]["name"]
+        if not hasattr(self.agent.actor, "value"):
+            raise ConfigError([f"--actor actor_critic: this run's own actor is {own}, which has no critic"])
+        return own
+
     def section(self, name: str | None, overrides: Sequence[str] = (), **changes: Any) -> Any:
         """The checked config of an actor: the run's own, or the file of that name; with overrides actor.key=value."""
         groups = ("actor", "explorer")
