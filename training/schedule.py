@@ -130,11 +130,13 @@ class StageProgress(NamedTuple):
 
 class Schedule:
     """What is next. has_data: a run that starts with recorded episodes may learn before it collects. batch: the rows of
-    a batch that a stage does not name itself.
+    a batch that a stage does not name itself. generations: an update of the actor is a whole generation, of hours.
     """
 
-    def __init__(self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int]) -> None:
-        self.config, self.counters, self.has_data = config, counters, has_data
+    def __init__(
+        self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int], generations: bool = False
+    ) -> None:
+        self.config, self.counters, self.has_data, self.generations = config, counters, has_data, generations
         stages = config.learn.stages.values()
         self.round = sum(stage.updates for stage in stages)  # updates
         self.round_rows = sum(
@@ -198,8 +200,8 @@ class Schedule:
         if self.config.ratio is not None and len(self.config.learn.stages) == 1:
             until_evaluated = [stage.eval_every - done % stage.eval_every] if stage.eval_every else []
             return min(self.updates_due(), every - self.counters.updates % every, *until_evaluated)
-        if turn.parts == ("actor",):
-            every = 1  # it may be a whole generation, of hours
+        if self.generations and turn.parts == ("actor",):
+            every = 1
         limits = (stage.updates, every, stage.eval_every or stage.updates)
         return min(limit - done % limit for limit in limits)
 
