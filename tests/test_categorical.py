@@ -28,6 +28,18 @@ def test_unimix_is_one_percent_of_the_uniform_distribution() -> None:
     close(impossible.exp(), [0.9925, 0.0025, 0.0025, 0.0025])
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 16), (2, 3, 17)])
+def test_few_classes_are_computed_as_many(shape: tuple[int, ...]) -> None:
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    ours, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    got, wanted = categorical.softmax(ours), plain.softmax(-1)
+    close(got, wanted)
+    weights = torch.arange(logits.numel()).view(shape)
+    for y in (got, wanted):
+        (weights * y).sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-5, atol=1e-5)
+
+
 def test_kl_and_entropy_are_the_releases() -> None:
     post, prior = mixed(POST), mixed(PRIOR)
     close(categorical.kl(post, prior), 1.9163511)

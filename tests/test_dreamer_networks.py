@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks import convolutional_v3, convolutional_v3_2023, layer_norm_mlp, rms_norm_mlp
 from worldmodel.networks.block_gru import BlockGRU, BlockLinear
+from worldmodel.networks.gates import reset_and_update, tanh
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.layer_norm_gru import LayerNormGRUCell
 from worldmodel.networks.normalization import LayerNorm, RMSNorm
@@ -45,6 +46,19 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_rms_norm_by_hand() -> None:
     close(RMSNorm(4)(torch.tensor([1.0, 2, 3, 4])), [0.3651459, 0.7302918, 1.0954378, 1.4605837])
     close(RMSNorm(2)(torch.tensor([[0.01, -0.01]])), [[math.sqrt(0.5), -math.sqrt(0.5)]])  # eps is 1e-4
+
+
+@pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True)])
+def test_the_gradient_of_rms_norm_is_its_formulas(learns: tuple[bool, bool]) -> None:
+    norm, x, weights = RMSNorm(6), noise(3, 4, 6).requires_grad_(learns[0]), noise(3, 4, 6, seed=1)
+    with torch.no_grad():
+        norm.scale.copy_(scale(6))
+    norm.scale.requires_grad_(learns[1])
+    wanted = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps) * norm.scale
+    learned = [part for part in (x, norm.scale) if part.requires_grad]
+    ours, plain = (torch.autograd.grad((y * weights).sum(), learned) for y in (norm(x), wanted))
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_fault_18_rms_norm_has_no_shift() -> None:
@@ -172,6 +186,15 @@ def test_h_keeps_all_its_digits_in_low_precision() -> None:
         block.gates.bias.fill_(-100)  # the update gate is closed
         plain.norm.shift.fill_(-100)
         assert torch.equal(block(x, h), h) and torch.equal(plain(x, h), h)
+
+
+def test_gates_are_the_same_with_and_without_a_gradient() -> None:
+    h, *gates = (5 * noise(7, 9, seed=seed) for seed in range(4))
+    for function, arguments in ((tanh, (h,)), (reset_and_update, (h, *gates))):
+        with_gradient = function(*arguments)
+        with torch.no_grad():
+            torch.testing.assert_close(function(*arguments), with_gradient, rtol=0, atol=1e-6)
+    assert torch.equal(h, 5 * noise(7, 9))  # what was given is not changed
 
 
 # ---- images ----

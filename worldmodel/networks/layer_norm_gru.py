@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks.dense import dense
+from worldmodel.networks.gates import reset_and_update
 from worldmodel.networks.normalization import LayerNorm
 
 
@@ -25,5 +26,4 @@ class LayerNormGRUCell(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         joint = torch.cat([x, h.to(x.dtype)], -1)
         reset, candidate, update = self.norm(dense(self.linear, joint).float()).chunk(3, -1)
-        candidate = (reset.sigmoid() * candidate).tanh()
-        return torch.lerp(h, candidate, (update - 1).sigmoid())  # h itself keeps all its digits
+        return reset_and_update(h, reset, candidate, update)

@@ -1,5 +1,7 @@
 """Normalisation over the last axis, computed in float32 whatever the precision; the result has the input's type."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +16,40 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            result: Tensor = RMSNormOnCPU.apply(x, self.scale, self.eps)
+            return result
         wide = x.float()
         rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (wide * rms * self.scale).to(x.dtype)
+
+
+class RMSNormOnCPU(torch.autograd.Function):
+    """RMSNorm in fewer passes over memory, half the time. With n = x / rms and g what reaches n,
+
+        dx = (g - n mean(g n)) / rms
+
+    which is LayerNorm's gradient for a mean of 0, computed by the library in one pass, without its share of mean(g).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # 1 / rms
+        ctx.save_for_backward(x, scale, inverse)
+        return (wide * inverse).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, inverse = ctx.saved_tensors
+        gradient, mean, wanted = gradient.float(), torch.zeros_like(inverse), [*ctx.needs_input_grad[:2], False]
+        ours, scales, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, x.float(), scale.shape, mean, inverse, scale, None, wanted
+        )
+        if ours is not None:
+            ours = ours.add_((gradient @ scale)[..., None] * inverse / x.shape[-1]).to(x.dtype)
+        return ours, scales, None
 
 
 class LayerNorm(nn.Module):

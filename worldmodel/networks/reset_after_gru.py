@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks.dense import dense, glorot
+from worldmodel.networks.gates import tanh
 
 
 class ResetAfterGRUCell(nn.Module):
@@ -25,4 +26,4 @@ class ResetAfterGRUCell(nn.Module):
         reset, update, candidate = dense(self.input_proj, x).float().chunk(3, -1)
         reset_h, update_h, candidate_h = dense(self.recurrent_proj, h.to(x.dtype)).float().chunk(3, -1)
         reset, update = (reset + reset_h).sigmoid(), (update + update_h).sigmoid()
-        return torch.lerp((candidate + reset * candidate_h).tanh(), h, update)
+        return torch.lerp(tanh(candidate + reset * candidate_h), h, update)
