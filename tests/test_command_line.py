@@ -37,6 +37,19 @@ def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, task: str, en
     assert found.train.env_steps == env_steps == 100_000 * found.env.action_repeat
 
 
+@pytest.mark.parametrize(("task", "decisions"), [("cartpole_balance", 25), ("cup_catch", 50), ("walker_stand", 100)])
+def test_the_small_dreamer_looks_as_far_ahead_in_every_task(task: str, decisions: int) -> None:
+    found = command_line.parse(["exp=dreamer_small", f"env.task={task}"])
+    assert found.actor.discount_horizon == decisions == 200 / found.env.action_repeat
+
+
+def test_what_cannot_be_divided_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"actor\.discount_horizon"):
+        command_line.parse(["exp=dreamer_small", "actor.discount_horizon=${div:200,word}"])
+    with pytest.raises(ConfigError, match=r"env\.action_repeat: .* not 0"):
+        command_line.parse(["exp=dreamer_small", "env.action_repeat=0"])
+
+
 def test_only_whole_numbers_are_multiplied() -> None:
     with pytest.raises(ConfigError, match=r"train\.env_steps"):
         command_line.parse(["exp=smoke", "train.env_steps=${mul:1000000000,word}"])
