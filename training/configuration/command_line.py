@@ -31,8 +31,8 @@ from training.configuration.words import (
 from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
-# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions, ${div:200,${env.action_repeat}}
-# the decisions of 200 env steps.
+# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions, and
+# ${div:200,${env.action_repeat}} the decisions of 200 env steps.
 OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(map(int, factors)), replace=True)
 OmegaConf.register_new_resolver("div", lambda whole, part: float(whole) / (float(part) or math.nan), replace=True)
 
