@@ -22,7 +22,7 @@ RESAMPLES, POINTS = 2000, 100
 def draw(path: Path, results: list[Result]) -> None:
     """Six panels, over hours if the file's name says so."""
     over_hours = path.stem.endswith("hours")
-    drawn = {result.file: points(result, over_hours) for result in results}
+    drawn = {result.file: points(result, over_hours) for result in results if result.task in PUBLISHED}
     end = max([x[-1] for x, _ in drawn.values() if len(x)], default=1.0)
     sheet = figure(11, 6)
     for number, (task, published) in enumerate(PUBLISHED.items()):
@@ -34,7 +34,7 @@ def draw(path: Path, results: list[Result]) -> None:
         count = len(of(results, task))
         if not count:
             axes.text(0.5, 0.5, NONE, transform=axes.transAxes, ha="center", va="center", color="0.5")
-        axes.set_title(f"{task}{f', {count} seed' + 's' * (count > 1) if count else ''}", fontsize=10)
+        axes.set_title(f"{task}{f', {count} run' + 's' * (count > 1) if count else ''}", fontsize=10)
         axes.set(xlim=(0, 1.02 * end), ylim=(0, 1000))
         if not over_hours:
             axes.xaxis.set_major_formatter(lambda step, _: f"{step / 1000:g}k")

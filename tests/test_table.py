@@ -73,6 +73,15 @@ def test_a_task_without_a_run_says_so(results: Path) -> None:
     assert "no run was recorded yet" in table.table([])
 
 
+def test_a_task_of_which_planet_has_published_nothing(results: Path) -> None:
+    """A row if there are runs, no panel."""
+    assert rows(results, "cartpole_balance") == []
+    write(results, "balance", recorded(task="cartpole_balance", score=900))
+    assert cells(results, "cartpole_balance")[2:4] == ["**900** (one seed: no interval)", "1"]
+    assert cells(results, "cartpole_balance")[-2:] == ["", ""]
+    curves.draw(results / "planet.png", scores.read(results))
+
+
 def test_published_scores() -> None:
     """PlaNet's Table 1; and all others for all tasks, at the same env steps."""
     assert list(scores.PUBLISHED.items()) == [
