@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         trained = TrainedRun(options.run, options.device, options.seed, plugins)
         console.print(f"{options.run}: evaluating on {trained.agent.device} in {trained.agent.precision}")
         generations = options.generations or results.GENERATIONS
-        names = [trained.actor_name(word) for word in options.actor.split(",")] if options.actor else [None]
+        words = [word.strip() for word in (options.actor or "").split(",") if word.strip()]
+        names = list(dict.fromkeys(trained.actor_name(word) for word in words or [None]))
         if options.temperatures:
             results.temperatures(trained, options.temperatures, names[0], options.episodes, generations)
         elif options.compare:

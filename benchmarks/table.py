@@ -107,7 +107,7 @@ def row(task: str, recipe: str, runs: list[Result]) -> tuple[str, ...]:
     settings = [f"`{word}`" for word in sorted({word for run in runs for word in run.settings})]
     settings += [f"evaluated with `{word}`" for word in sorted({word for run in runs for word in run.evaluated_with})]
     episodes = span(run.episodes for run in runs)
-    if min(run.episodes for run in runs) < EPISODES:
+    if task in PUBLISHED and min(run.episodes for run in runs) < EPISODES:
         episodes += f" of {EPISODES:,}"
     lasted = duration(float(np.mean([run.seconds for run in runs])))
     processor = [run.cpu_seconds for run in runs if run.cpu_seconds is not None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks import convolutional_v3, convolutional_v3_2023, layer_norm_mlp, rms_norm_mlp
 from worldmodel.networks.block_gru import BlockGRU, BlockLinear
-from worldmodel.networks.gates import reset_and_update, tanh
+from worldmodel.networks.gates import gru_update, tanh
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.layer_norm_gru import LayerNormGRUCell
 from worldmodel.networks.normalization import LayerNorm, RMSNorm
@@ -59,6 +59,19 @@ def test_the_gradient_of_rms_norm_is_its_formulas(learns: tuple[bool, bool]) -> 
     ours, plain = (torch.autograd.grad((y * weights).sum(), learned) for y in (norm(x), wanted))
     for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_rms_norm_has_second_derivatives_and_other_precisions() -> None:
+    norm, x = RMSNorm(6), noise(4, 6).requires_grad_()
+    plain = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps) * norm.scale
+    second = []
+    for y in (norm(x), plain):
+        first = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)[0]
+        second.append(torch.autograd.grad(first.square().sum(), (x, norm.scale)))
+    for one, other in zip(*second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for dtype in (torch.float64, torch.bfloat16):
+        RMSNorm(6).to(dtype)(noise(4, 6).to(dtype).requires_grad_()).sum().backward()
 
 
 def test_fault_18_rms_norm_has_no_shift() -> None:
@@ -190,7 +203,7 @@ def test_h_keeps_all_its_digits_in_low_precision() -> None:
 
 def test_gates_are_the_same_with_and_without_a_gradient() -> None:
     h, *gates = (5 * noise(7, 9, seed=seed) for seed in range(4))
-    for function, arguments in ((tanh, (h,)), (reset_and_update, (h, *gates))):
+    for function, arguments in ((tanh, (h,)), (gru_update, (h, *gates))):
         with_gradient = function(*arguments)
         with torch.no_grad():
             torch.testing.assert_close(function(*arguments), with_gradient, rtol=0, atol=1e-6)

@@ -316,7 +316,7 @@ def dreamer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_own_actor_beside_planners(trained: Path, dreamer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--device", "cpu", "--episodes", "2", "--generations", "2", "--actor"]
-    assert evaluate.main([str(dreamer), "--compare", *words, "actor_critic,cem_tiny,mppi_tiny,evolution_tiny"]) == 0
+    assert evaluate.main([str(dreamer), "--compare", *words, "actor_critic, cem_tiny,mppi_tiny,evolution_tiny,"]) == 0
     found = json.loads((dreamer / "comparison.json").read_text())
     assert [result["actor"] for result in found] == ["dreamer_v3", "cem_tiny", "mppi_tiny", "evolution_tiny"]
     own = evaluated(dreamer, "--episodes", "2")

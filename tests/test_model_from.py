@@ -45,6 +45,14 @@ def test_episodes_of_another_task_are_left_out_unless_asked_for(
     assert Run.read(tmp_path / "1" / "r").newest().chunks
 
 
+def test_what_is_computed_from_the_action_repeat_is_about_the_sources(tmp_path: Path) -> None:
+    assert runs.go(tmp_path, "env.action_repeat=4") == 0
+    words = ["exp=dream_control", f"runs={tmp_path}", "run=new", f"model_from={tmp_path / 'r'}"]
+    for more, horizon in (([], 50), (["env.time_limit=7"], 50), (["env.action_repeat=8"], 25)):
+        found = runs.composed(*words, "actor=dreamer_v3_2023_control", *more)
+        assert found.actor.discount_horizon == horizon == 200 / found.env.action_repeat
+
+
 def test_episodes_are_kept_only_where_there_are_some(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^keep_episodes is for the episodes of model_from=\.\.\."):
         runs.composed("exp=smoke", f"runs={tmp_path}", "keep_episodes=true")

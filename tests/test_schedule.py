@@ -30,8 +30,8 @@ def config(**changes: Any) -> Config:
     return Config(**{**values, **changes, "collect": collect, "learn": learn})
 
 
-def schedule(setting: Config, has_data: bool = False, generations: bool = True, **counters: int) -> Schedule:
-    return Schedule(setting, Counters(**counters), has_data, BATCH, generations)
+def schedule(setting: Config, has_data: bool = False, by_generation: bool = True, **counters: int) -> Schedule:
+    return Schedule(setting, Counters(**counters), has_data, BATCH, by_generation)
 
 
 # Small schemes of every kind, for the properties: (config, environments side by side, whether episodes are given).
@@ -93,7 +93,7 @@ def drawn(rng: random.Random) -> tuple[Config, int]:
 
 def live(setting: Config, counters: Counters, count: int, has_data: bool, minutes: float = 0.0) -> Iterator[str]:
     """What training/loop.py does, with nothing behind it: told before it is done, an update at a time."""
-    schedule = Schedule(setting, counters, has_data or counters.episodes > 0, BATCH, generations=True)
+    schedule = Schedule(setting, counters, has_data or counters.episodes > 0, BATCH, by_generation=True)
     for _ in range(10_000):
         if schedule.should_evaluate():
             yield f"evaluate {schedule.collected} {counters.updates}"
@@ -199,7 +199,7 @@ def test_learning_pauses_at_a_report_an_evaluation_or_the_stage() -> None:
 def test_an_actor_reports_every_generation_but_not_every_update_by_gradient() -> None:
     setting = config(learn={"actor": 5}, prefill=1)
     assert [schedule(setting, episodes=1, updates=number).next_updates() for number in range(5)] == [1] * 5
-    assert schedule(setting, episodes=1, generations=False).next_updates() == 5
+    assert schedule(setting, episodes=1, by_generation=False).next_updates() == 5
 
 
 def test_stages_of_nothing_have_no_turn() -> None:

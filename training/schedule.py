@@ -130,13 +130,13 @@ class StageProgress(NamedTuple):
 
 class Schedule:
     """What is next. has_data: a run that starts with recorded episodes may learn before it collects. batch: the rows of
-    a batch that a stage does not name itself. generations: an update of the actor is a whole generation, of hours.
+    a batch that a stage does not name itself. by_generation: an update of the actor is a whole generation, of hours.
     """
 
     def __init__(
-        self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int], generations: bool = False
+        self, config: Config, counters: Counters, has_data: bool, batch: tuple[int, int], by_generation: bool = False
     ) -> None:
-        self.config, self.counters, self.has_data, self.generations = config, counters, has_data, generations
+        self.config, self.counters, self.has_data, self.by_generation = config, counters, has_data, by_generation
         stages = config.learn.stages.values()
         self.round = sum(stage.updates for stage in stages)  # updates
         self.round_rows = sum(
@@ -200,7 +200,7 @@ class Schedule:
         if self.config.ratio is not None and len(self.config.learn.stages) == 1:
             until_evaluated = [stage.eval_every - done % stage.eval_every] if stage.eval_every else []
             return min(self.updates_due(), every - self.counters.updates % every, *until_evaluated)
-        if self.generations and turn.parts == ("actor",):
+        if self.by_generation and turn.parts == ("actor",):
             every = 1
         limits = (stage.updates, every, stage.eval_every or stage.updates)
         return min(limit - done % limit for limit in limits)

@@ -65,8 +65,8 @@ class Trainer:
 
     def use_counters(self, counters: Counters, has_data: bool) -> None:
         batch = self.replay.config.batch_size, self.replay.config.batch_length
-        generations = not self.agent.actor.has_loss
-        self.counters, self.schedule = counters, Schedule(self.config, counters, has_data, batch, generations)
+        by_generation = not self.agent.actor.has_loss
+        self.counters, self.schedule = counters, Schedule(self.config, counters, has_data, batch, by_generation)
         self.reporter.schedule = self.schedule
 
     def minutes_since_save(self) -> float:

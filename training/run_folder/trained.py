@@ -52,7 +52,7 @@ class TrainedRun:
         if word != "actor_critic":
             return word
         own: str = self.run.config["actor"]["name"]
-        if not hasattr(self.agent.actor, "value"):
+        if self.agent.actor.discount is None:
             raise ConfigError([f"--actor actor_critic: this run's own actor is {own}, which has no critic"])
         return own
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.networks.gates import reset_and_update
+from worldmodel.networks.gates import gru_update
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.normalization import RMSNorm
 
@@ -70,4 +70,4 @@ class BlockGRU(nn.Module):
         """One step from W x + b, which may have been computed before: (N, D), h (N, D) -> h'."""
         y = F.silu(self.norm(entered + block_product(h, recurrent)))
         gates = self.gates(y).float().unflatten(-1, (len(recurrent), 3, self.block))  # (N, blocks, 3, D / blocks)
-        return reset_and_update(h.unflatten(-1, (-1, self.block)), *gates.unbind(-2)).flatten(1)
+        return gru_update(h.unflatten(-1, (-1, self.block)), *gates.unbind(-2)).flatten(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worldmodel.networks.noise import uniform
 
-FEW = 16  # classes
+FEW_CLASSES = 16
 
 
 def log_probs(logits: Tensor, unimix: float = 0.0) -> Tensor:
@@ -24,7 +24,7 @@ def log_probs(logits: Tensor, unimix: float = 0.0) -> Tensor:
 
 def softmax(logits: Tensor) -> Tensor:
     """(..., C) -> (..., C). A CPU takes ten times as long for few classes if they are adjacent in memory."""
-    if logits.device.type == "cpu" and logits.dim() > 1 and logits.shape[-1] < FEW:
+    if logits.device.type == "cpu" and logits.dim() > 1 and logits.shape[-1] < FEW_CLASSES:
         return logits.mT.contiguous().softmax(-2).mT
     return logits.softmax(-1)
 

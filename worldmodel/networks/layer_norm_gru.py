@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks.dense import dense
-from worldmodel.networks.gates import reset_and_update
+from worldmodel.networks.gates import gru_update
 from worldmodel.networks.normalization import LayerNorm
 
 
@@ -26,4 +26,4 @@ class LayerNormGRUCell(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         joint = torch.cat([x, h.to(x.dtype)], -1)
         reset, candidate, update = self.norm(dense(self.linear, joint).float()).chunk(3, -1)
-        return reset_and_update(h, reset, candidate, update)
+        return gru_update(h, reset, candidate, update)

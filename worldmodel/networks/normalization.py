@@ -16,7 +16,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type == "cpu" and self.scale.dtype == torch.float32 and not torch.compiler.is_compiling():
             result: Tensor = RMSNormOnCPU.apply(x, self.scale, self.eps)
             return result
         wide = x.float()
@@ -30,6 +30,7 @@ class RMSNormOnCPU(torch.autograd.Function):
         dx = (g - n mean(g n)) / rms
 
     which is LayerNorm's gradient for a mean of 0, computed by the library in one pass, without its share of mean(g).
+    Where a gradient of this gradient is wanted, it is computed as it is written. Not for torch.func's transforms.
     """
 
     @staticmethod
@@ -38,11 +39,18 @@ class RMSNormOnCPU(torch.autograd.Function):
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # 1 / rms
         ctx.save_for_backward(x, scale, inverse)
+        ctx.eps = eps
         return (wide * inverse).mul_(scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + ctx.eps)
+            n, outer = x.float() * inverse, gradient.float()
+            g = outer * scale
+            ours = (g - n * (g * n).mean(-1, keepdim=True)) * inverse
+            return ours.to(x.dtype), (outer * n).reshape(-1, len(scale)).sum(0), None
         gradient, mean, wanted = gradient.float(), torch.zeros_like(inverse), [*ctx.needs_input_grad[:2], False]
         ours, scales, _ = torch.ops.aten.native_layer_norm_backward(
             gradient, x.float(), scale.shape, mean, inverse, scale, None, wanted
