@@ -102,7 +102,7 @@ def test_options_are_known(program: str, monkeypatch: pytest.MonkeyPatch) -> Non
             raise Parsed(own(self, *arguments))
 
         monkeypatch.setattr(argparse.ArgumentParser, name, parsed)
-    known = {"", *command_line.choices_of("actor", []), *command_line.choices_of("explorer", [])}
+    known = {"", "actor_critic", *command_line.choices_of("actor", []), *command_line.choices_of("explorer", [])}
     parse = getattr(importlib.import_module(program), PROGRAMS[program])
     for words in of(program):
         with pytest.raises(Parsed) as found:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks.dense import dense, glorot
-from worldmodel.networks.gates import tanh
 
 
 class GRUCell(nn.Module):
@@ -52,5 +51,5 @@ class LSTMCell(nn.Module):
     def step(self, entered: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """One step from W x + b, which may have been computed before: (N, 4H), h and c (N, H) -> h', c'."""
         i, f, o, g = (entered + dense(self.recurrent_proj, h)).float().chunk(4, -1)
-        c = f.sigmoid() * c + i.sigmoid() * tanh(g)
-        return o.sigmoid() * tanh(c), c
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
