@@ -1,10 +1,10 @@
-"""The six control-suite tasks of PlaNet, ours beside published scores:  python benchmarks/table.py
+"""Control-suite tasks, PlaNet's six first, ours beside published scores:  python benchmarks/table.py
 
 Reads benchmarks/results/*.json (benchmarks/record.py writes them), rewrites the table between the two marker comments
 in README.md and draws benchmarks/results/planet.png and planet-hours.png (benchmarks/curves.py). With --check it writes
 nothing and fails if the table is out of date.
 
-A run counts if it was started with one of the RECIPES of benchmarks/scores.py on one of the six tasks. Its score is the
+A run counts if it was started with one of the RECIPES of benchmarks/scores.py on one of its TASKS. Its score is the
 mean return of noise-free episodes: those of evaluate.py if they are of the final checkpoint, else the last evaluation
 during training. Over seeds a 95 % t-interval is given. Runs stand where they ended; nothing is extrapolated. What
 others have published, and where, is in published.json: beside a run stand their scores at the nearest env steps.

@@ -1,5 +1,7 @@
 """A trained model goes on in another environment: the model is taken, episodes of another task only if asked for."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,17 @@ def test_what_is_computed_from_the_action_repeat_is_about_the_sources(tmp_path: 
     for more, horizon in (([], 50), (["env.time_limit=7"], 50), (["env.action_repeat=8"], 25)):
         found = runs.composed(*words, "actor=dreamer_v3_2023_control", *more)
         assert found.actor.discount_horizon == horizon == 200 / found.env.action_repeat
+
+
+def test_an_action_repeat_that_is_no_number_is_not_composed(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(source, tmp_path / "source")
+    path = tmp_path / "source" / "config.yaml"
+    for wrong in ("action_repeat: ${oc.env:HOME}", "unknown: 1"):
+        path.write_text(re.sub("action_repeat: 1", wrong, (source / "config.yaml").read_text()))
+        assert runs.go(tmp_path, f"model_from={tmp_path / 'source'}") != 0
+        assert "env." in capsys.readouterr().err
 
 
 def test_episodes_are_kept_only_where_there_are_some(tmp_path: Path) -> None:

@@ -51,9 +51,10 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
     refuse_other_than_asked(plain, folder, stored)
     if plain["model_from"] is not None:
         source = (stored or Run.read(Path(str(plain["model_from"])))).config
-        if source["env"] and not {"env", "env.action_repeat"}.intersection(keys):
+        repeat = source["env"].get("action_repeat") if isinstance(source["env"], dict) else None
+        if isinstance(repeat, int) and not {"env", "env.action_repeat"}.intersection(keys):
             # What configs compute from an action repeat is about that of the source.
-            again, *_ = compose([*overrides, f"++env.action_repeat={source['env']['action_repeat']}"])
+            again, *_ = compose([*overrides, f"++env.action_repeat={repeat}"])
             plain = again | {key: plain[key] for key in ("plugins", "run")}
         taken = ("model", "env") if source["env"] or "env" in keys else ("model",)
         plain = overlay(plain | {key: source[key] for key in ("model", "env")}, plain, keys, taken)
