@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks.gates import gru_update
 from worldmodel.networks.initializers import truncated_normal
+from worldmodel.networks.joint_gradients import product
 from worldmodel.networks.normalization import RMSNorm
 
 
@@ -30,7 +31,7 @@ class BlockLinear(nn.Module):
 def block_product(x: Tensor, weight: Tensor) -> Tensor:
     """(N, blocks * i) times (blocks, i, o) -> (N, blocks * o)."""
     blocks = x.unflatten(-1, (len(weight), -1)).transpose(0, 1)  # (blocks, N, i)
-    return torch.bmm(blocks, weight).transpose(0, 1).flatten(1)
+    return product(blocks, weight).transpose(0, 1).flatten(1)
 
 
 class StepWeights(NamedTuple):

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.networks.joint_gradients import gathers, precision_of_products, product
+
 Module = TypeVar("Module", bound=nn.Module)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -71,10 +73,10 @@ def dense(layer: nn.Linear, x: Tensor, activation: str = "none") -> Tensor:
     """activation(W x + b), (..., inputs) -> (..., outputs). Inside packed_weights(), and where no gradient is wanted, a
     CPU computes it in one pass.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
     plain = torch.compiler.is_compiling() or torch.is_grad_enabled() or x.device.type != "cpu"
-    if plain or packed.layers is None or dtype not in PACKABLE:
-        return ACTIVATIONS[activation](layer(x))
+    if plain or packed.layers is None or (dtype := precision_of_products(layer.weight)) not in PACKABLE:
+        y = product(x, layer.weight, layer.bias, transposed=True) if gathers() else layer(x)  # which may have hooks
+        return ACTIVATIONS[activation](y)
     if (layer, dtype) not in packed.layers:
         weight, *bias = (parameter.detach().to(dtype) for parameter in layer.parameters())
         packed.layers[layer, dtype] = torch.ops.mkldnn._reorder_linear_weight(weight), bias[0] if bias else None
