@@ -4,6 +4,7 @@ In this order: read the command line, build or resume, loop. The loop itself is 
 is training/trainer.py; which recipes and keys there are is configs/.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -55,16 +56,17 @@ def run(overrides: Sequence[str]) -> int:
             with SignalHandler() as stop:
                 trainer = open_trainer(config, stop, leader=leader)
                 try:
-                    return train(trainer, stop)
+                    return train(trainer, stop, config.changes)
                 finally:
                     trainer.close()
     except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError, ProcessLost) as error:
         return failed(error, 2 if isinstance(error, ConfigError) else 1)
 
 
-def train(trainer: Trainer, stop: SignalHandler) -> int:
-    """Loop, and say how it ended and how to go on; the exit code."""
-    folder, agent, again = trainer.run.folder, trainer.agent, trainer.run.command
+def train(trainer: Trainer, stop: SignalHandler, changes: Sequence[str] = ()) -> int:
+    """Loop, and say how it ended and how to go on, with what was changed for this time; the exit code."""
+    folder, agent = trainer.run.folder, trainer.agent
+    again = functools.partial(trainer.run.command, *changes)
     device = f"{agent.device} in {agent.precision}, {torch.get_num_threads()} CPU threads"
     console.rule(f"{folder}: training on {device}")
     console.print(f"{agent.num_model_parameters():,} parameters")

@@ -19,7 +19,7 @@ from agents.graphs import Graphed, compile_steps, cuda_graph
 from agents.imagination import observe_sequence
 from agents.loaded import check_random_state, check_tensors
 from agents.optimizers import OptimizerConfig, Optimizers
-from worldmodel.base import CONTEXT_KNOWN, Batch, Spec, State, StrictConfig, WorldModel, tree_map, tree_where
+from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, for_replay, tree_map, tree_where
 from worldmodel.networks import data_parallel
 from worldmodel.networks.dense import packed_weights
 
@@ -150,7 +150,7 @@ class Agent:
     def learn_with_states(
         self, batch: Batch, parts: Sequence[str], play: Play | None = None
     ) -> tuple[dict[str, Tensor], State]:
-        """learn(), and the states (B, T, ...) that the model's loss has computed; (), if replay keeps none."""
+        """learn(), and the states (B, T, ...) that were computed on the way; (), if replay keeps none."""
         mind_fork()
         metrics: dict[str, Tensor] = {}
         states: State = ()
@@ -160,8 +160,10 @@ class Agent:
             self.optimizers.raise_if_diverged()
         if len(by_gradient) < len(parts):
             batch = batch.to(self.device)
+            observed = self.observe(batch)
             with self.autocast(), packed_weights():
-                found = self.actor.learn(batch, self.observe(batch), play)
+                found = self.actor.learn(batch, observed, play)
+            states = states if by_gradient else for_replay(batch, observed)
             metrics = metrics | {f"actor/{name}": value for name, value in found.items()}
         return metrics, states
 
@@ -197,7 +199,7 @@ class Agent:
             name: value if name.endswith("/skipped") else value.detach().where(bad == 0, 0)
             for name, value in metrics.items()
         }
-        return metrics, tree_map(Tensor.detach, states) if CONTEXT_KNOWN in batch.extras else ()
+        return metrics, for_replay(batch, states)
 
     # ---- what a checkpoint holds ----
 

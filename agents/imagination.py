@@ -67,9 +67,9 @@ def imagined_return(
 
 def observe_sequence(model: WorldModel, batch: Batch) -> State:
     """The states (B, T, ...) of sequences that were observed from their first row to their last."""
-    state, states = model.initial(len(batch.reward)), []
+    (state, first), states = model.begin(batch), []
     for t in range(batch.reward.shape[1]):
-        state = model.observe(state, batch.action[:, t], batch.image[:, t], batch.first[:, t])
+        state = model.observe(state, batch.action[:, t], batch.image[:, t], first[:, t])
         states.append(state)
     return tree_stack(states)
 

@@ -18,6 +18,7 @@ from worldmodel.base import ConfigError, StrictConfig
 from worldmodel.networks import data_parallel
 
 PATIENCE = 10  # non-finite updates in a row before giving up
+FINAL_SHARE = 0.1  # of the learning rate, where it is annealed
 STATE = {"step", "exp_avg", "exp_avg_sq"}  # of a parameter, in every kind of optimiser
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch's, for fp16
 
@@ -34,6 +35,8 @@ class OptimizerConfig(StrictConfig):
     # laprop: a tensor's gradient is at most this times its weights
     agc: float | None = Field(default=None, gt=0, le=1e6)
     warmup: int = Field(default=0, ge=0, le=10**9)  # laprop: updates until the full learning rate
+    # updates over which the learning rate falls linearly to a tenth, where it stays; 0: it does not fall
+    anneal: int = Field(default=0, ge=0, le=10**9)
 
     @model_validator(mode="after")
     def agree(self) -> "OptimizerConfig":
@@ -107,6 +110,7 @@ class Optimizers:
             norms[part] = nn.utils.clip_grad_norm_(parameters, self.configs[part].max_grad_norm or math.inf)
         finite = torch.stack([loss.isfinite(), *(norm.isfinite() for norm in norms.values())]).all()
         bad = (~finite).float()
+        rates = {f"{part}/learning_rate": self.set_learning_rate(part) for part in parts if self.configs[part].anneal}
         for optimizer in chosen.values():
             optimizer.found_inf = bad  # type: ignore[attr-defined]  # 1: the fused optimiser changes nothing
             optimizer.step()
@@ -116,7 +120,16 @@ class Optimizers:
         for part in parts:
             self.skipped[part].add_(1).mul_(bad)
         metrics = {f"{part}/gradient_norm": norm for part, norm in norms.items()}
-        return metrics | {f"{part}/skipped": bad for part in parts}
+        return metrics | rates | {f"{part}/skipped": bad for part in parts}
+
+    def set_learning_rate(self, part: str) -> Tensor:
+        """For the next update: rate (1 - 0.9 min(t / T, 1)) after t updates, of which skipped ones are none."""
+        config, optimizer = self.configs[part], self.optimizers[part]
+        rate: Tensor = optimizer.param_groups[0]["lr"]
+        steps = [state["step"] for state in optimizer.state.values()]  # a parameter without gradient has fewer
+        done = torch.stack(steps).max() if steps else torch.zeros_like(rate)
+        rate.copy_(config.learning_rate * (1 - (1 - FINAL_SHARE) * (done / config.anneal).clamp(max=1)))
+        return rate * (done / config.warmup).clamp(max=1) if config.warmup else rate.clone()
 
     def raise_if_diverged(self) -> None:
         """Errors: Diverged, after too many non-finite updates in a row. Reading the count makes the CPU wait for its

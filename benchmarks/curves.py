@@ -45,7 +45,7 @@ def draw(path: Path, results: list[Result]) -> None:
     for axes in sheet.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=8)
+    sheet.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=8)
     sheet.suptitle("From pixels: return of noise-free episodes", fontsize=11)
     sheet.savefig(path)
 

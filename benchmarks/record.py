@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.speed import processor  # noqa: E402
-from training.run_folder.run import Run  # noqa: E402
+from training.run_folder.run import Run, RunError  # noqa: E402
 
 CURVES = re.compile(
     r"step$|updates$|(cpu_)?hours$|collect/return|evaluate/(return|ci95)|learn/(vision|memory)/loss_|learn/actor/(popul|mean_solution)"
@@ -105,7 +105,10 @@ def main() -> None:
         print(hardware())
         return
     for folder in map(Path, sys.argv[1:]):
-        result = record(folder)
+        try:
+            result = record(folder)
+        except RunError as error:
+            sys.exit(f"error: {error}")
         target = ROOT / "benchmarks" / "results" / f"{folder.name}.json"
         target.write_text(json.dumps(result, indent=1) + "\n")
         for picture in (*folder.glob("*.png"), *folder.glob("*.gif")):  # films of earlier versions are GIFs
@@ -115,7 +118,7 @@ def main() -> None:
             else:
                 strip(picture).save(copy.with_suffix(".png"))
         score = result.get("evaluation", {}).get("return")
-        print(f"{target.relative_to(ROOT)}: {result['wall_clock_seconds']:.0f} s of training, evaluation {score}")
+        print(f"{target.relative_to(ROOT)}: {result['training_seconds']:.0f} s of training, evaluation {score}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ def main() -> None:
 
 def update(folder: Path, readme: Path, check: bool) -> int:
     """The exit code. Without a run there are no pictures, and no links to any."""
+    if not folder.is_dir():
+        raise TableError(f"{folder} is no folder: --results is where benchmarks/record.py writes")
     results, pictures = read(folder), [folder / name for name in curves.PICTURES]
     before = readme.read_text("utf8")
     after = laid_in(before, table(results), readme.name)

@@ -141,6 +141,17 @@ def gradients(module: torch.nn.Module) -> list[Tensor | None]:
     return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
 
 
+class Times(Reward):
+    """The rewards, so many times."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def reward(self, model: Any, path: Any, actions: Tensor) -> Tensor:
+        return self.factor * super().reward(model, path, actions)
+
+
 # ---- pairs of a model and an actor ----
 
 

@@ -54,11 +54,12 @@ def go(folder: Path, *overrides: str, stop: SignalHandler | None = None, recipe:
     """Train folder/r in this process, or go on with it; the exit code."""
     stop = stop or SignalHandler()
     try:
-        trainer = open_trainer(composed(*recipe, "run=r", f"runs={folder}", *overrides), stop)
+        config = composed(*recipe, "run=r", f"runs={folder}", *overrides)
+        trainer = open_trainer(config, stop)
     except (ConfigError, RunError, envs.EnvError, MemoryError, ValueError, OSError) as error:
         return train.failed(error, 2 if isinstance(error, ConfigError) else 1)
     try:
-        return train.train(trainer, stop)
+        return train.train(trainer, stop, config.changes)
     except (envs.EnvError, OSError) as error:
         return train.failed(error, 1)
     finally:

@@ -6,7 +6,21 @@ from typing import Any
 import dreams
 import pytest
 import torch
-from dreams import DISCRETE, NAMES, SMALL, SPEC, Exact, NoHostReads, Place, gradients, pair, starts, states_of, unsettle
+from dreams import (
+    DISCRETE,
+    NAMES,
+    SMALL,
+    SPEC,
+    Exact,
+    NoHostReads,
+    Place,
+    Times,
+    gradients,
+    pair,
+    starts,
+    states_of,
+    unsettle,
+)
 from torch import Tensor, nn
 
 from agents.agent import Agent
@@ -16,6 +30,7 @@ from agents.objectives.reward import Reward
 from agents.optimizers import OptimizerConfig
 from agents.reward_and_value import RewardAndValue
 from worldmodel.base import Spec, merge_time
+from worldmodel.networks.policies import BoundedNormal, OneHotCategorical
 
 ADAM = OptimizerConfig(kind="adam", learning_rate=1e-3, eps=1e-8, max_grad_norm=100.0)
 
@@ -48,6 +63,19 @@ def test_as_many_parameters_as_published(name: str, discrete: bool, actor: int, 
         "actor": actor,
         "critic": critic,
     }
+
+
+def test_v2_has_as_many_parameters_as_a_log_of_the_release_says() -> None:
+    """dreamerv2#52: 32,333,580 at the default size with two discrete actions; three of them are counters."""
+    spec = SPEC._replace(discrete=True, action_dim=2)
+    with torch.device("meta"):
+        config = dreams.config("model", "dreamer_v2", deter=1024, hidden=1024, continue_weight=5.0)
+        model = dreams.component("model", "dreamer_v2").build(config, spec)
+        actor = dreams.component("actor", "dreamer_v2").build(
+            dreams.config("actor", "dreamer_v2"), model, spec, Reward()
+        )
+    networks = (model, actor.policy_network, actor.critic, actor.slow_critic)
+    assert sum(p.numel() for network in networks for p in network.parameters()) == 32_333_580 - 3
 
 
 @pytest.mark.parametrize(("discrete", "actor", "total"), [(False, 50_316, 686_846), (True, 49_926, 686_456)])
@@ -128,6 +156,17 @@ def test_v3s_replay_loss_reaches_encoder_and_core_but_no_other_head() -> None:
     assert all(p.grad is None for p in actor.slow_critic.parameters())
 
 
+def test_in_an_agent_too_v3s_replay_loss_reaches_the_model() -> None:
+    """The encoder's gradient is another one with it than without it."""
+    found = []
+    for weight in (0.0, 0.3):
+        learner = agent("dreamer_v3", replay_weight=weight)
+        torch.manual_seed(3)
+        learner.learn(dreams.batch(), ("model", "actor"))
+        found.append(gradients(learner.model.encoder))
+    assert all(one is not None and not torch.allclose(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_v3s_critic_learns_from_replay_alone_if_the_model_does_not() -> None:
     """Stage 'actor' without the model: its states come without a graph."""
     model, actor = pair("dreamer_v3")
@@ -196,23 +235,25 @@ def gradient_of_actor(actor: Any, batch: Any, states: Any) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, actor.parts()["actor"])])
 
 
-class Times(Reward):
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("dreamer_v3", {}),
+        ("dreamer_v3_2023", {"gradient": "backprop"}),
+        ("dreamer_v3_2023", {"gradient": "reinforce"}),
+    ],
+    ids=["v3", "2023-backprop", "2023-reinforce"],
+)
+def test_fault_13_the_scale_of_rewards_does_not_scale_v3s_actor(name: str, changes: dict[str, Any]) -> None:
+    changes = {"entropy_weight": 0.0, "return_scale_rate": 1.0, **changes}
 
-    def reward(self, model: Any, path: Any, actions: Tensor) -> Tensor:
-        return self.factor * super().reward(model, path, actions)
-
-
-def test_fault_13_the_scale_of_rewards_does_not_scale_v3s_actor() -> None:
     def move(place: Place, action: Tensor) -> Place:
         return Place(place.x + action, 10 * (place.x + action).sum(-1), place.alive)
 
     model = Exact(move, 2)
     found = []
     for factor in (1.0, 100.0):
-        actor = dreams.actor("dreamer_v3", model, objective=Times(factor), entropy_weight=0.0, return_scale_rate=1.0)
+        actor = dreams.actor(name, model, objective=Times(factor), **changes)
         found.append(gradient_of_actor(actor, *starts(model.initial(50), 2)))
     assert found[0].norm() > 0
     assert ((found[0] - found[1]).norm() / found[0].norm()).item() < 0.05
@@ -330,6 +371,24 @@ def test_actions_are_such_as_environments_take(name: str, spec: Spec) -> None:
             assert (action.sum(-1) == 1).all() and ((action == 0) | (action == 1)).all()
         again, _, _ = actor.act(state, carry, mode, torch.Generator().manual_seed(0))
         assert torch.equal(action, again)  # all noise comes from the generator
+
+
+def test_v1_explores_with_noise_of_a_standard_deviation_of_03_and_evaluates_without() -> None:
+    _, actor = pair("dreamer_v1")
+    actor.policy = lambda features: BoundedNormal(torch.zeros(len(features), 2), torch.zeros(2))
+    state, generator = actor.model.initial(4000), torch.Generator().manual_seed(0)
+    explored, evaluated = (actor.act(state, actor.initial(4000), m, generator)[0] for m in ("explore", "evaluate"))
+    assert explored.std().item() == pytest.approx(0.3, abs=0.01) and not evaluated.any()
+
+
+def test_v1_explores_with_random_choices_where_actions_are_discrete() -> None:
+    """A share of .3; of these a third is the policy's own choice."""
+    _, actor = pair("dreamer_v1", DISCRETE)
+    actor.policy = lambda features: OneHotCategorical(torch.tensor([0.0, -1e9, -1e9]).expand(len(features), 3))
+    state, generator = actor.model.initial(4000), torch.Generator().manual_seed(0)
+    explored, evaluated = (actor.act(state, actor.initial(4000), m, generator)[0] for m in ("explore", "evaluate"))
+    assert explored.mean(0).tolist() == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
+    assert (evaluated[:, 0] == 1).all()
 
 
 @pytest.mark.parametrize("name", ["dreamer_v2", "dreamer_v3"])

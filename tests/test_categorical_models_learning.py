@@ -40,6 +40,16 @@ def test_v3_learns_the_discount_but_does_not_tell_it() -> None:
     # 17 rows that go on and one that does not: 0.1329340 and log(1 + e^2)
     wanted = (17 * 0.1329340 + 2.1269280) / 18
     assert abs(metrics["loss_continue"].item() - wanted) < 1e-6
+    # Where everything goes on, it learns to be no surer than the discount: its optimum is a logit of 5.8051.
+    goes_on, found = batch._replace(terminal=torch.zeros_like(batch.terminal)), {}
+    for logit in (5.0, 5.80, 5.8051, 5.81):
+        model.continue_head.output.bias.data.fill_(logit)
+        model.zero_grad()
+        metrics = model.loss(goes_on)[2]
+        metrics["loss_continue"].backward()
+        found[logit] = metrics["loss_continue"].item(), model.continue_head.output.bias.grad.item()
+    assert abs(found[5.0][0] - 0.0217304) < 1e-7
+    assert found[5.80][1] < -1e-5 and abs(found[5.8051][1]) < 1e-6 and found[5.81][1] > 1e-5
     undiscounted = make("dreamer_v3", horizon=None)
     state = look(undiscounted, batch)[-1]
     plain = undiscounted.continue_head(undiscounted.features(state)).squeeze(-1).sigmoid()

@@ -30,22 +30,29 @@ FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_eve
 # ---- what configs may compute ----
 
 
-@pytest.mark.parametrize(("task", "env_steps"), [("cartpole_swingup", 800_000), ("walker_walk", 200_000)])
-@pytest.mark.parametrize("exp", ["planet_small", "dreamer_small"])
-def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, task: str, env_steps: int) -> None:
+@pytest.mark.parametrize(("task", "repeat"), [("cartpole_swingup", 8), ("walker_walk", 2)])
+@pytest.mark.parametrize(("exp", "decisions"), [("planet_small", 100_000), ("dreamer_small", 60_000)])
+def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, decisions: int, task: str, repeat: int) -> None:
     found = command_line.parse([f"exp={exp}", "env=dmc", f"env.task={task}"])
-    assert found.train.env_steps == env_steps == 100_000 * found.env.action_repeat
+    assert found.env.action_repeat == repeat and found.train.env_steps == decisions * repeat
 
 
-@pytest.mark.parametrize(("task", "decisions"), [("cartpole_balance", 25), ("cup_catch", 50), ("walker_stand", 100)])
-def test_the_small_dreamer_looks_as_far_ahead_in_every_task(task: str, decisions: int) -> None:
+@pytest.mark.parametrize(("task", "length"), [("walker_walk", 500), ("cartpole_balance", 125)])
+def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length: int) -> None:
     found = command_line.parse(["exp=dreamer_small", f"env.task={task}"])
-    assert found.actor.discount_horizon == decisions == 200 / found.env.action_repeat
+    replay, decisions = found.replay, found.train.env_steps / found.env.action_repeat
+    learning = decisions - found.train.prefill * length
+    updates = learning * found.train.ratio / (replay.batch_size * replay.batch_length)
+    for part in ("model", "actor"):
+        assert 0.8 * updates < found.agent.optimizers[part].anneal <= updates
 
 
-def test_what_cannot_be_divided_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"actor\.discount_horizon"):
-        command_line.parse(["exp=dreamer_small", "actor.discount_horizon=${div:200,word}"])
+@pytest.mark.parametrize("task", ["cartpole_balance", "cup_catch", "walker_stand"])
+def test_the_small_dreamer_looks_as_far_ahead_in_every_task(task: str) -> None:
+    assert command_line.parse(["exp=dreamer_small", f"env.task={task}"]).actor.discount_horizon == 25
+
+
+def test_a_repeat_of_nothing_is_named() -> None:
     with pytest.raises(ConfigError, match=r"env\.action_repeat: .* not 0"):
         command_line.parse(["exp=dreamer_small", "env.action_repeat=0"])
 

@@ -5,7 +5,6 @@ starts.
 import copy
 import random
 import string
-import time
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +145,7 @@ def test_all_mistakes_at_once_one_line_each(
 ) -> None:
     words = ["train.env_stepz=5", "actor.candidate=5", "env.size=big", "train.keep_checkpoints=1"]
     words += ["replay.batch_length=99", "replay.capacity=50", "seed=-1", "sed=3"]
-    began = time.perf_counter()
     code, lines = ended(monkeypatch, capsys, "exp=smoke", f"runs={tmp_path}", *words)
-    assert time.perf_counter() - began < 2
     assert code == 2
     assert all(line.startswith("error: ") for line in lines)
     wanted = {

@@ -198,9 +198,14 @@ def test_it_learns_a_constant_world_in_its_own_units(name: str) -> None:
     assert model.continues(state).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["dreamer_v2_tiny", "dreamer_v3_tiny"])
+DREAMERS = ("dreamer_v1_tiny", "dreamer_v2_tiny", "dreamer_v3_tiny", "dreamer_v3_2023")
+
+
+@pytest.mark.parametrize("name", DREAMERS)
 def test_whose_sequences_begin_as_episodes_do(name: str) -> None:
-    """DreamerV2 forgets the action that led to a sequence's first row; V3, whose replay stores states, does not."""
+    """DreamerV2 and V3 of 2023 forget the action that led to a sequence's first row. V1 does not, as released; nor does
+    V3, whose replay stores states.
+    """
     model, data = make(name, tiny.SPEC), tiny.batch(B, T, tiny.SPEC)
     first = data.first.clone()
     first[:, 0] = False
@@ -210,4 +215,20 @@ def test_whose_sequences_begin_as_episodes_do(name: str) -> None:
         led[:, 0] = action
         torch.manual_seed(0)
         loss.append(model.loss(data._replace(action=led, first=first))[0].item())
-    assert (loss[0] == loss[1]) == (name == "dreamer_v2_tiny")
+    assert (loss[0] == loss[1]) == (name in ("dreamer_v2_tiny", "dreamer_v3_2023"))
+
+
+@pytest.mark.parametrize("name", DREAMERS)
+def test_a_term_of_the_loss_counts_as_often_as_its_weight_says(name: str) -> None:
+    weights = [key for key in type(section(name)).model_fields if key.endswith("_weight")]
+    assert {"kl_weight", "continue_weight"} <= set(weights) or len(weights) == 5
+    for key in weights:
+        term, found = f"loss_{key.removesuffix('_weight')}", []
+        for weight in (1.0, 3.0):
+            model = make(name, tiny.SPEC, **{key: weight})
+            torch.manual_seed(0)
+            loss, _, metrics = model.loss(tiny.batch(B, T, tiny.SPEC))
+            found.append((loss.item(), metrics[term].item()))
+        (loss, once), (more, thrice) = found
+        assert once > 0 and thrice == pytest.approx(3 * once, rel=1e-5), key
+        assert more - loss == pytest.approx(2 * once, rel=1e-3, abs=1e-3), key

@@ -64,6 +64,14 @@ def test_weights_begin_as_keras_has_them() -> None:
     assert joint.abs().max() <= math.sqrt(6 / sum(joint.shape))
 
 
+def test_no_latent_is_surer_than_its_floor() -> None:
+    """std = softplus(s) + .1, in the posterior as in the prior."""
+    model = dreams.model("dreamer_v1")
+    statistics = torch.tensor([[0.0] * 4 + [-50.0, 0.0, 1.0, 50.0]])  # means, then raw standard deviations
+    found = model.make_state(torch.zeros(1, 16), statistics)
+    assert found.std.flatten().tolist() == pytest.approx([0.1, 0.7931472, 1.4132617, 50.1])
+
+
 def test_fault_22_elu_before_the_gru() -> None:
     """-1 becomes ELU(-1); a linear layer would let it pass, ReLU would make it 0."""
     model = dreams.model("dreamer_v1")

@@ -90,6 +90,15 @@ def test_supersampled_frames_are_averages_of_larger_ones() -> None:
 
 
 @real
+def test_frames_may_be_larger_than_mujocos_own_canvas() -> None:
+    """It is 640 x 480; a film of an agent that sees 32x32 supersampled twice needs 512 x 512."""
+    env = dmc.build(config(size=[500, 700], supersample=1))
+    image = env.reset(seed=0)[0]
+    assert image.shape == (3, 500, 700) and image.std() > 10
+    env.close()
+
+
+@real
 def test_a_wrong_task_names_the_nearest() -> None:
     with pytest.raises(EnvError, match="dmc cartpole_swing: no such task; nearest: cartpole_swingup"):
         dmc.build(config(task="cartpole_swing"))

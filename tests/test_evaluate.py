@@ -112,6 +112,14 @@ def test_a_table_of_actors(trained: Path, capsys: pytest.CaptureFixture[str]) ->
     assert again["returns"] == found[1]["returns"]
 
 
+def test_a_table_says_what_was_changed(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--compare", "--episodes", "1", "--actor", "cem,shooting_tiny", "actor.horizon=3"]
+    assert evaluate.main([str(trained), "--device", "cpu", *words]) == 0
+    assert "actor.horizon=3" in capsys.readouterr().out
+    found = json.loads((trained / "comparison.json").read_text())
+    assert [result["overrides"] for result in found] == [["actor.horizon=3"]] * 2
+
+
 def test_it_learns_in_the_dream_and_changes_the_controller_alone(trained: Path) -> None:
     asked = TrainedRun(trained, "cpu", 0)
     before = {name: value.clone() for name, value in asked.agent.model.state_dict().items()}
@@ -321,6 +329,8 @@ def test_its_own_actor_beside_planners(trained: Path, dreamer: Path, capsys: pyt
     assert [result["actor"] for result in found] == ["dreamer_v3", "cem_tiny", "mppi_tiny", "evolution_tiny"]
     own = evaluated(dreamer, "--episodes", "2")
     assert found[0]["returns"] == own["returns"] and own["actor"] == "dreamer_v3"
+    status, said = refused(capsys, dreamer, "actor.units=17")
+    assert status == 2 and "error: actor: the run's trained actor does not fit it: actor: " in said and "(17, " in said
     assert refused(capsys, trained, "--actor", "actor_critic") == (
         2, "error: --actor actor_critic: this run's own actor is cem, which has no critic\n"
     )  # fmt: skip

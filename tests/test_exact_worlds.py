@@ -14,7 +14,7 @@ from agents.laprop import LaProp
 from agents.returns import lambda_return
 from worldmodel.base import Batch, Spec, tree_map
 from worldmodel.networks import two_hot
-from worldmodel.networks.policies import BoundedNormal
+from worldmodel.networks.policies import BoundedNormal, TruncatedNormal
 
 # ---- time ----
 
@@ -119,6 +119,21 @@ def test_v3s_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["loss_critic"].item() == pytest.approx((terms * torch.tensor([0.9, 0.72, 0.72])).mean().item())
 
 
+def test_v3s_advantages_are_divided_by_the_range_of_all_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, and the newest returns alone are the range: of (3.4, 5.0254, 5.265) the 5th and the 95th percentile are
+    3.4 + .1 1.6254 and 5.0254 + .9 .2396, which are 1.6785 apart.
+    """
+    model, start = clockwork()
+    actor = dreams.actor("dreamer_v3", model, horizon=3, discount_horizon=1e9, return_scale_rate=1.0)
+    actor.critic, actor.slow_critic = Known(actor.bins), Known(actor.bins)
+    policies = iter([actor.policy] * 3 + [lambda features: Stub(torch.tensor([[-1.0], [-2], [-3]]))])
+    monkeypatch.setattr(actor, "policy", lambda features: next(policies)(features))
+    _, metrics = actor.loss(*starts(start, 2))
+    assert metrics["return_scale"].item() == pytest.approx(1.6785, rel=1e-5)
+    bonus = 3e-4 * 0.78
+    assert metrics["loss_actor"].item() == pytest.approx((5.540586 + bonus) / 1.6785 - bonus, rel=1e-5)
+
+
 def test_v3s_replay_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sequences of two rows at times (0, 1) and (0, 0), which arrived with 7 and 5. With a discount of .75, H = 2:
 
@@ -142,30 +157,59 @@ def test_v3s_replay_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert metrics["loss_replay"].item() == pytest.approx(0.3 * expected.item(), rel=1e-5)
 
 
+def test_v3s_replay_loss_knows_how_episodes_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our golden numbers: both sequences end an episode at row 2, the first by a time limit, the second for good. That
+    row does not count. Instead of a cross-entropy, the targets themselves are averaged.
+    """
+    actor = dreams.actor("dreamer_v3", Exact(lambda place, action: place, 1))
+    reward = torch.tensor([0.0, 1, 2, 0, 3]).expand(2, 5)
+    first, terminal = torch.zeros(2, 5, dtype=torch.bool), torch.zeros(2, 5, dtype=torch.bool)
+    first[:, 3] = terminal[1, 2] = True
+    batch = Batch(torch.zeros(2, 5, 1, 2, 2, dtype=torch.uint8), torch.zeros(2, 5, 2), reward, first, terminal)
+    rows = Place(torch.zeros(2, 5, 1), torch.zeros(2, 5), torch.ones(2, 5))
+    told: list[Tensor] = []
+    monkeypatch.setattr(actor, "critic_loss", lambda logits, returns, features: told.append(returns) or returns)
+    loss = actor.replay_loss(batch, rows, torch.tensor([10.0, 20, 30, 40, 50]).repeat(2))
+    limit, death = [32.220377, 31.909910, 52.050579, 52.849850], [3.8912913, 2, 52.050579, 52.849850]
+    torch.testing.assert_close(told[0].T, torch.tensor([limit, death]), rtol=2e-6, atol=0)
+    counted = [*limit[:2], limit[3], *death[:2], death[3]]
+    assert loss.item() == pytest.approx(sum(counted) / 8, rel=2e-6)
+
+
 def test_v2s_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """t = (12.0282, 3.156, 2.8), v = (.5, .6, .7), w = (1, 1, .8): of the start it is known that it is not terminal."""
+    """d = .9 (1, .8, 1): of the start it is known that it is not terminal. v = (.5, .6, .7, .8), w = (1, .9, .9 .72).
+
+    t_2 = 2 + .9 .8 = 2.72                              t_2 - v_1 = 2.12
+    t_1 = 1 + .72 (.05 .7 + .95 t_2) = 2.88568          t_1 - v_0 = 2.38568
+    t_0 = 9 + .9 (.05 .6 + .95 t_1) = 11.4942564
+    """
     model, start = clockwork()
-    changes = dict(horizon=3, discount=1.0, entropy_weight=0.25)
-    weighed = 0.25  # the bonus of an entropy of 1; the weights of both terms are 1
-    for gradient, expected in (("reinforce", (2.656 + 2 * 2.2) / 2), ("dynamics", -(3.156 + 2.8) / 2)):
+    changes = dict(horizon=3, discount=0.9, entropy_weight=0.25)
+    weighed = 0.25 * (1 + 0.9) / 2  # the bonus of an entropy of 1
+    reinforced = (1 * 2.38568 + 0.9 * 2 * 2.12) / 2
+    for gradient, expected in (("reinforce", reinforced), ("dynamics", -(2.88568 + 0.9 * 2.72) / 2)):
         actor = dreams.actor("dreamer_v2", model, gradient=gradient, **changes)
         actor.critic, actor.slow_critic = Known(shift=0.1), Known()
         policies = iter([actor.policy] * 3 + [lambda features: Stub(torch.tensor([[-1.0], [-2]]))])
         monkeypatch.setattr(actor, "policy", lambda features, p=policies: next(p)(features))
         _, metrics = actor.loss(*starts(start, 2))
         assert metrics["loss_actor"].item() == pytest.approx(expected - weighed, rel=1e-5)
-        errors = [(12.0282 - 0.6) ** 2, (3.156 - 0.7) ** 2, 0.8 * (2.8 - 0.8) ** 2]
+        errors = [(11.4942564 - 0.6) ** 2, 0.9 * (2.88568 - 0.7) ** 2, 0.9 * 0.72 * (2.72 - 0.8) ** 2]
         assert metrics["loss_critic"].item() == pytest.approx(0.5 * sum(errors) / 3, rel=1e-5)
 
 
 def test_v1s_loss_by_hand() -> None:
-    """R = (3.156, 2.8), v = (.6, .7), w = (1, .8), of the states that the first two actions lead to."""
+    """Of the states that the first two actions lead to, d = .9 (.8, 1), v = (.6, .7, .8), w = (1, .72):
+
+    R_2 = 2 + .9 .8 = 2.72      R_1 = 1 + .72 (.05 .7 + .95 R_2) = 2.88568
+    """
     model, start = clockwork()
-    actor = dreams.actor("dreamer_v1", model, horizon=3, discount=1.0)
+    actor = dreams.actor("dreamer_v1", model, horizon=3, discount=0.9)
     actor.critic = Known()
     _, metrics = actor.loss(*starts(start, 2))
-    assert metrics["loss_actor"].item() == pytest.approx(-(3.156 + 0.8 * 2.8) / 2, rel=1e-5)
-    assert metrics["loss_critic"].item() == pytest.approx(0.5 * (2.556**2 + 0.8 * 2.1**2) / 2, rel=1e-5)
+    assert metrics["loss_actor"].item() == pytest.approx(-(2.88568 + 0.72 * 2.72) / 2, rel=1e-5)
+    errors = 2.28568**2 + 0.72 * 2.02**2
+    assert metrics["loss_critic"].item() == pytest.approx(0.5 * errors / 2, rel=1e-5)
 
 
 def chain() -> Exact:
@@ -261,15 +305,17 @@ def test_fault_6_reinforce_is_unbiased(name: str) -> None:
     assert abs(along.mean() - exact.norm()) < 3 * along.std() / 10 < 0.5 * exact.norm()
 
 
-@pytest.mark.parametrize("name", ["dreamer_v2", "dreamer_v3"])
+@pytest.mark.parametrize("name", ["dreamer_v2", "dreamer_v3", "dreamer_v3_2023"])
 def test_fault_7_no_gradient_goes_through_reinforced_actions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same whether they are drawn differentiably or not."""
     batch, found = dreams.batch(), []
     for detach in (False, True):
-        model, actor = pair(name, **({"gradient": "reinforce"} if name == "dreamer_v2" else {}))
+        model, actor = pair(name, **({} if name == "dreamer_v3" else {"gradient": "reinforce"}))
         _, states = states_of(model, batch)
         if detach:
-            sample = BoundedNormal.sample
-            monkeypatch.setattr(BoundedNormal, "sample", lambda *a, s=sample: s(*a).detach())
+            kind = type(actor.policy(model.features(model.initial(1))))
+            assert kind is (TruncatedNormal if name == "dreamer_v2" else BoundedNormal)
+            monkeypatch.setattr(kind, "sample", lambda *a, sample=kind.sample: sample(*a).detach())
         torch.manual_seed(3)
         actor.loss(batch, tree_map(Tensor.detach, states))[0].backward()
         found.append(gradients(actor.policy_network))

@@ -167,6 +167,15 @@ def test_resume_false_leaves_a_run_alone(tmp_path: Path, capsys: pytest.CaptureF
     assert evaluate.main([str(tmp_path / "r"), "--episodes", "1", "--device", "cpu"]) == 0
 
 
+def test_what_a_resumed_run_was_given_has_to_be_typed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """config.yaml keeps what a run began with: without the words the run would be finished at once."""
+    assert runs.go(tmp_path) == 0
+    words = ["train.env_steps=4000", "agent.threads=1", "resume=true"]
+    assert runs.go(tmp_path, *words, recipe=[], stop=runs.StopAt(3)) == 143
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith(f"run=r runs={tmp_path} resume=true train.env_steps=4000 agent.threads=1")
+
+
 def test_brackets_in_a_command_are_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Not taken for a style."""
     from training.reporting.progress import console

@@ -49,10 +49,10 @@ def test_episodes_of_another_task_are_left_out_unless_asked_for(
 
 def test_what_is_computed_from_the_action_repeat_is_about_the_sources(tmp_path: Path) -> None:
     assert runs.go(tmp_path, "env.action_repeat=4") == 0
-    words = ["exp=dream_control", f"runs={tmp_path}", "run=new", f"model_from={tmp_path / 'r'}"]
-    for more, horizon in (([], 50), (["env.time_limit=7"], 50), (["env.action_repeat=8"], 25)):
-        found = runs.composed(*words, "actor=dreamer_v3_2023_control", *more)
-        assert found.actor.discount_horizon == horizon == 200 / found.env.action_repeat
+    words = ["exp=dreamer_small", f"runs={tmp_path}", "run=new", f"model_from={tmp_path / 'r'}"]
+    for more, steps in (([], 240_000), (["env.time_limit=7"], 240_000), (["env.action_repeat=8"], 480_000)):
+        found = runs.composed(*words, "model=rssm_tiny", *more)
+        assert found.train.env_steps == steps == 60_000 * found.env.action_repeat
 
 
 def test_an_action_repeat_that_is_no_number_is_not_composed(

@@ -54,6 +54,73 @@ def without_counts(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in found.items() if not name.startswith("skipped/")}
 
 
+# ---- the learning rate ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_learning_rate_falls_to_a_tenth(kind: str) -> None:
+    """0.01 x (1, 0.775, 0.55, 0.325, 0.1, 0.1): each update moves a weight with a steady gradient by the rate."""
+    falling = OptimizerConfig(kind=kind, learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=4)
+    trio = Trio(actor=falling, model=settings(kind, 0.01))
+    bias, rates, moved = trio.modules["actor"].bias, [], []
+    for _ in range(6):
+        before = bias.detach().clone()
+        found = trio.optimizers.step(bias.sum(), ["actor"])
+        rates.append(found["actor/learning_rate"].item())
+        moved.append((before - bias.detach()).mean().item())
+    assert rates == pytest.approx([0.01, 0.00775, 0.0055, 0.00325, 0.001, 0.001])
+    assert moved == pytest.approx(rates, rel=1e-3)
+    assert "memory/learning_rate" not in trio.step(0, "memory")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_skipped_update_does_not_count_for_the_learning_rate(kind: str) -> None:
+    trio = Trio(actor=settings(kind).model_copy(update={"anneal": 10}), model=settings())
+    for number, factor in enumerate([1.0, NAN, INFINITE, 1.0, 1.0]):
+        found = trio.step(number, "actor", factor=factor)
+    assert found["actor/learning_rate"].item() == pytest.approx(0.01 * (1 - 0.9 * 2 / 10))
+
+
+def test_the_learning_rate_falls_with_the_parameter_that_learned_most() -> None:
+    """In whatever order they got their first gradient, which is not the order in a checkpoint."""
+    config = settings().model_copy(update={"anneal": 10})
+    one, other = Trio(actor=config, model=settings()), Trio(actor=config, model=settings())
+    layer = one.modules["actor"]
+    for parameter, updates in ((layer.weight, 1), (layer.bias, 5)):
+        for _ in range(updates):
+            one.optimizers.step(parameter.sum(), ["actor"])
+    other.optimizers.restore(dict(sorted(one.optimizers.tensors().items(), reverse=True)))
+    for trio in (one, other):
+        assert trio.step(0, "actor")["actor/learning_rate"].item() == pytest.approx(0.01 * (1 - 0.9 * 5 / 10))
+
+
+def test_a_falling_learning_rate_may_have_to_rise_first() -> None:
+    config = OptimizerConfig(kind="laprop", learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=10, warmup=5)
+    trio = Trio(actor=config, model=settings())
+    bias, rates, moved = trio.modules["actor"].bias, [], []
+    for _ in range(8):
+        before = bias.detach().clone()
+        rates.append(trio.optimizers.step(bias.sum(), ["actor"])["actor/learning_rate"].item())
+        moved.append((before - bias.detach()).mean().item())
+    assert moved == pytest.approx(rates, rel=1e-3, abs=1e-8) and rates[2] == pytest.approx(0.01 * 0.82 * 2 / 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_falling_learning_rate_goes_on_where_it_was(kind: str) -> None:
+    falling = {name: settings(kind).model_copy(update={"anneal": 6}) for name in ("model", "actor")}
+    whole, one, other = (Trio(kind=kind, **falling) for _ in range(3))
+    for number in range(5):
+        whole.step(number, "vision", "actor")
+    for number in range(3):
+        one.step(number, "vision", "actor")
+    for part, module in one.modules.items():
+        other.modules[part].load_state_dict(module.state_dict())
+    other.optimizers.restore(one.optimizers.tensors())
+    for number in (3, 4):
+        other.step(number, "vision", "actor")
+    assert same(whole.everything(), other.everything())
+
+
 # ---- which settings are whose ----
 
 
@@ -74,6 +141,31 @@ def test_settings_that_are_missing_or_of_no_part_are_refused_together() -> None:
         "agent.optimizers.decoder: there is no such part; there are vision, memory, actor",
         "agent.optimizers.memory: missing; or give model, for all of its parts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "ends"),
+    [
+        ("adam", {"eps": 1.0}, [(3.95, 2.95)]),  # a step of lr g / (g + eps)
+        # s = sqrt(1 - .999): first every weight times .75, then a step of lr s g / (s g + eps)
+        ("adam_tf", {"eps": 0.001**0.5, "weight_decay": 0.25}, [(2.95, 2.2)]),
+        # The gradient is clipped to .02 |p| = .1, which is .0707 each. The first update changes nothing, the second one
+        # has half of the rate, and in both directions g / (g + eps) is a half.
+        ("laprop", {"eps": 0.1 / 2**0.5, "agc": 0.02, "warmup": 2}, [(4.0, 3.0), (3.975, 2.975)]),
+    ],
+)
+def test_every_setting_reaches_its_optimiser(
+    kind: Any, changes: dict[str, Any], ends: list[tuple[float, float]]
+) -> None:
+    """By hand: from (4, 3) with a gradient of (1, 1) and a rate of .1."""
+    own = OptimizerConfig(kind=kind, learning_rate=0.1, max_grad_norm=None, **changes)
+    trio = Trio(actor=own, model=settings())
+    bias = trio.modules["actor"].bias
+    with torch.no_grad():
+        bias.copy_(torch.tensor([4.0, 3.0]))
+    for end in ends:
+        trio.optimizers.step(bias.sum(), ["actor"])
+        assert bias.tolist() == pytest.approx(end, rel=1e-5)
 
 
 # ---- stepping ----

@@ -129,6 +129,8 @@ def test_switches_say_what_is_and_single_steps_are_single(visit: Any) -> None:
         tab = visit(port)
         tab.keyboard.press(" ")
         until(tab, "document.getElementById('pause').getAttribute('aria-pressed') === 'true'")
+        tab.keyboard.press(".")  # away from step 0, where the first episode may still be
+        until(tab, "document.getElementById('panes').dataset.step > 0")
         tab.fill("#seed", "7")
         tab.keyboard.press("Enter")
         until(tab, "document.getElementById('panes').dataset.step === '0'")

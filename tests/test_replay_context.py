@@ -11,6 +11,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from agents.imagination import observe_sequence
 from training.run_folder.run import Run
 from worldmodel.base import CONTEXT_KNOWN, CONTEXT_STATE, Batch, begin_state, tree_map
 from worldmodel.replay.buffer import Replay, ReplayConfig
@@ -155,3 +156,27 @@ def test_resuming_restores_it_bit_for_bit(whole: Path, tmp_path: Path) -> None:
 def test_a_model_without_use_for_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs.go(tmp_path, "replay.context=true") == 2
     assert "replay.context: rssm has no use for stored states: set replay.context=false" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", dreams.NAMES)
+def test_what_an_actor_observes_begins_as_in_the_models_loss(name: str) -> None:
+    """In mid-episode: from the stored states, or as an episode does (DreamerV2, V3 of 2023)."""
+    model, batch = dreams.model(name), dreams.batch()
+    batch = batch._replace(first=torch.zeros_like(batch.first), action=torch.full_like(batch.action, 0.5))
+    context = tree_map(torch.ones_like, model.initial(len(batch.reward)))
+    extras = {CONTEXT_STATE.format(i): leaf for i, leaf in enumerate(context)}
+    batch = batch._replace(extras=extras | {CONTEXT_KNOWN: torch.ones(len(batch.reward), dtype=torch.bool)})
+    found = []
+    for states in (lambda: model.loss(batch)[1], lambda: observe_sequence(model, batch)):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            found.append(states())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_evolved_controller_keeps_the_states_that_it_observed(tmp_path: Path) -> None:
+    """The model does not learn: nobody else writes them."""
+    words = ["train.env_steps=24", "actor=evolution_tiny", "train.learn={actor: {updates: 2}}"]
+    assert runs.go(tmp_path, *words, recipe=RECIPE[:-2] + RECIPE[-1:]) == 0
+    assert Run.read(tmp_path / "r").newest().tensors("context")[CONTEXT_KNOWN].sum() > 10

@@ -19,7 +19,7 @@ WORLD_MODELS = {"vision": {"updates": 100_000}, "memory": {"updates": 4000}, "ac
 def config(**changes: Any) -> Config:
     learn = {name: stage if isinstance(stage, dict) else {"updates": stage} for name, stage in changes["learn"].items()}
     values: dict[str, Any] = dict(
-        env_steps=0, prefill=0, ratio=None, report_every=500, eval_every=1_000_000,
+        env_steps=0, prefill=0, pretrain=0, ratio=None, report_every=500, eval_every=1_000_000,
         eval_episodes=1, temperatures=[1.0], save_every=1_000_000, save_minutes=10, max_failures=10, keep_checkpoints=2,
     )  # fmt: skip
     collect = dict(
@@ -70,6 +70,11 @@ SCHEMES = {
                eval_every=30, save_every=30),
         1,
     ),
+    "a ratio, and updates before": (
+        config(learn={"model": 1}, unit="steps", prefill=12, pretrain=5, env_steps=60, ratio=7.5, report_every=4,
+               eval_every=20, save_every=30),
+        1,
+    ),
     "a ratio, and episodes": (
         config(learn={"model": 1}, prefill=2, env_steps=120, ratio=9, report_every=3, eval_every=4), 1
     ),
@@ -85,7 +90,8 @@ def drawn(rng: random.Random) -> tuple[Config, int]:
         for part in rng.sample(("vision", "memory", "model", "actor"), rng.randint(1, 3))
     }
     setting = config(
-        learn=learn, env_steps=rng.choice((0, 35, 120)), prefill=rng.randint(0, 6), per_round=rng.randint(1, 4),
+        learn=learn, env_steps=rng.choice((0, 35, 120)), prefill=rng.randint(0, 6), pretrain=rng.choice((0, 0, 3)),
+        per_round=rng.randint(1, 4),
         report_every=rng.randint(1, 6), eval_every=rng.randint(1, 9), save_every=rng.randint(1, 9),
     )  # fmt: skip
     return setting, rng.randint(1, 3)
@@ -411,6 +417,7 @@ def ends_once(setting: Config, count: int, has_data: bool) -> None:
         if setting.ratio is not None:
             rows = sum(stage.updates for stage in setting.learn.stages.values()) * BATCH[0] * BATCH[1]
             rounds = int((counters.agent_steps - counters.prefill_agent_steps) * setting.ratio / rows)
+        rounds += setting.pretrain
         assert counters.updates == rounds * sum(stage.updates for stage in setting.learn.stages.values())
     assert list(live(setting, counters, count, has_data)) == []  # and a run that has ended has ended
 

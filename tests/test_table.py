@@ -278,6 +278,18 @@ def test_the_picture_averages_where_all_seeds_were(results: Path, tmp_path: Path
     assert not six["walker_walk"].texts
 
 
+def test_the_words_below_lie_within_the_picture(results: Path, tmp_path: Path, sheets: list[Any]) -> None:
+    """Of all recipes, each with seeds that are averaged."""
+    for recipe in scores.RECIPES:
+        for seed in (0, 1):
+            command = f"train.py exp={recipe} env=dmc ++env.task=walker_walk ++seed={seed}"
+            write(results, f"{recipe}{seed}", recorded(seed, command=command))
+    curves.draw(tmp_path / "planet.png", scores.read(results))
+    words, picture = sheets[0].legends[0].get_window_extent(), sheets[0].bbox
+    assert len(sheets[0].legends[0].texts) == 1 + 2 * len(scores.RECIPES)
+    assert picture.x0 < words.x0 < words.x1 < picture.x1 and picture.y0 < words.y0
+
+
 def test_over_hours_seeds_are_compared_between_their_evaluations(
     results: Path, tmp_path: Path, sheets: list[Any]
 ) -> None:
@@ -319,3 +331,8 @@ def test_times_are_summed_up_to_every_evaluation() -> None:
 def test_the_readme_of_this_project_is_up_to_date() -> None:
     """Else: python benchmarks/table.py."""
     assert table.update(ROOT / "benchmarks" / "results", ROOT / "README.md", check=True) == 0
+
+
+def test_a_folder_that_is_not_there_is_no_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(scores.TableError, match="nowhere is no folder"):
+        table.update(tmp_path / "nowhere", tmp_path / "README.md", check=False)

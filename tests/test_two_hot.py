@@ -2,6 +2,7 @@
 
 import math
 
+import dreams
 import pytest
 import torch
 from torch import Tensor
@@ -118,3 +119,10 @@ def test_axes_in_front_are_kept_and_low_precision_is_left_behind() -> None:
 def test_not_a_number_stays_one() -> None:
     """So that the update is skipped."""
     assert two_hot.loss(torch.zeros(255), torch.tensor(torch.nan), BINS).isnan()
+
+
+@pytest.mark.parametrize("room", ["model", "actor"])
+@pytest.mark.parametrize("name", ["dreamer_v3", "dreamer_v3_2023"])
+def test_an_even_number_of_bins_is_refused(room: str, name: str) -> None:
+    with pytest.raises(ValueError, match="254 is even: make it odd, so that one of the bins is 0"):
+        dreams.config(room, name, bins=254)

@@ -74,6 +74,7 @@ class Learn(StrictConfig):
 class Config(StrictConfig):
     env_steps: int = Field(ge=0, le=MOST)  # action repeat included; 0: no more than the prefill
     prefill: int = Field(ge=0, le=MOST)  # collect.unit, by the explorer, before the first round of learning
+    pretrain: int = Field(ge=0, le=MOST)  # rounds of learning after the prefill, besides those of the rest
     collect: Collect
     # replayed rows per decision after the prefill; null: a round of learning whenever `per_round` was collected
     ratio: float | None = Field(gt=0, le=1e6)
@@ -167,14 +168,17 @@ class Schedule:
         return self.counters.decisions_left or max(1, math.ceil(wanted / at_once))
 
     def updates_due(self) -> int:
-        """Updates owed: a round after the prefill and one for every `per_round` since; or what the ratio asks for."""
+        """Updates owed: a round after the prefill and one for every `per_round` since, or what the ratio asks for; and
+        `pretrain` rounds more.
+        """
         if self.counters.decisions_left or not self.prefilled or (self.collected == 0 and not self.has_data):
             return 0
         if self.config.ratio is not None:
             decisions = self.counters.agent_steps - self.counters.prefill_agent_steps
-            return int(decisions * self.config.ratio / self.round_rows) * self.round - self.counters.updates
-        rounds = 1 + (self.collected - self.config.prefill) // self.config.collect.per_round
-        return rounds * self.round - self.counters.updates
+            rounds = int(decisions * self.config.ratio / self.round_rows)
+        else:
+            rounds = 1 + (self.collected - self.config.prefill) // self.config.collect.per_round
+        return (self.config.pretrain + rounds) * self.round - self.counters.updates
 
     def owed(self) -> int:
         """Updates that are due, by whoever is most behind."""

@@ -98,6 +98,11 @@ def begin_state(batch: Batch, initial: State) -> State:
     return tree_where(batch.extras[CONTEXT_KNOWN], pytree.tree_unflatten(stored, structure), initial)
 
 
+def for_replay(batch: Batch, states: State) -> State:
+    """What replay stores of the states (B, T, ...) of a batch: (), if it stores none."""
+    return tree_map(Tensor.detach, states) if CONTEXT_KNOWN in batch.extras else ()
+
+
 class WorldModel(nn.Module, ABC):
     """Learns from replay; answers observe, imagine, reward, continues, decode.
 
@@ -107,7 +112,7 @@ class WorldModel(nn.Module, ABC):
     """
 
     step_methods: tuple[str, ...] = ("imagine",)  # called once per time step: worth compiling
-    takes_context = False  # whether loss() begins sequences in the states that replay has stored (begin_state)
+    takes_context = False  # whether sequences begin in the states that replay has stored: begin() by begin_state()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What can learn by itself while the rest is frozen, and has an optimiser of its own, by name."""
@@ -120,6 +125,12 @@ class WorldModel(nn.Module, ABC):
     @abstractmethod
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         """Step on the action (N, A), then correct by the image (N, C, Y, X); rows with first (N,) forget the past."""
+
+    def begin(self, batch: Batch) -> tuple[State, Tensor]:
+        """How the sequences of a batch begin, in loss() and wherever else they are observed: the state (B, ...) before
+        their first rows, and which rows (B, T) forget the past.
+        """
+        return self.initial(len(batch.reward)), batch.first
 
     @abstractmethod
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:

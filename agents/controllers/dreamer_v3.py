@@ -40,7 +40,7 @@ class Config(StrictConfig):
     layers: int = Field(ge=1, le=8)  # of the actor and of the critic
     output_scale: float = Field(ge=0, le=1000)  # of the actor's last weights at the beginning
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in discrete actions; 2023: 0.01
-    bins: int = Field(ge=3, le=4095)  # of the critic's distribution, odd
+    bins: two_hot.Bins  # of the critic's distribution
     horizon: int = Field(ge=1, le=1000)  # H, actions of a dream
     starts: int | None = Field(ge=1, le=100_000)  # dream from the last so many rows of every sequence; None: from all
     discount_horizon: float = Field(gt=1, le=1e9)  # h in the discount 1 - 1/h
@@ -168,7 +168,8 @@ class DreamerV3(Actor):
     def replay_loss(self, batch: Batch, states: State, imagined: Tensor) -> Tensor:
         """The critic's loss on replayed rows (B, T), from the returns (B*T,) that were imagined from each of them."""
         length = batch.reward.shape[1]
-        features = self.model.features(merge_time(states)).unflatten(0, (-1, length)).transpose(0, 1)  # (T, B, F)
+        features = self.model.features(merge_time(states)).unflatten(0, (-1, length))  # (B, T, F)
+        features = features.transpose(0, 1).contiguous()  # else the slow critic's matrix is copied for every t
         returns, counts = replay_return(
             batch.reward.T, batch.first.T, batch.terminal.T, imagined.view(-1, length).T, self.discount,
             self.config.return_lambda,

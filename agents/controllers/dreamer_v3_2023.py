@@ -43,7 +43,7 @@ class Config(StrictConfig):
     units: int = Field(ge=1, le=16384)
     layers: int = Field(ge=1, le=8)  # of the actor and of the critic
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in discrete actions
-    bins: int = Field(ge=3, le=4095)  # of the critic's distribution, odd
+    bins: two_hot.Bins  # of the critic's distribution
     gradient: Literal["auto", "backprop", "reinforce"]  # auto: reinforce for discrete actions
     horizon: int = Field(ge=1, le=1000)  # H, actions of a dream
     starts: int | None = Field(ge=1, le=1_000_000)  # dream from the last so many rows of every sequence; None: from all

@@ -64,7 +64,10 @@ def build(config: Config) -> gymnasium.Env:
         disable_env_checker=True,
     )
     model = env.unwrapped.physics.model  # type: ignore[attr-defined]  # Shimmy passes it through
-    if not config.multisampling:  # MuJoCo reads it when the first frame is rendered
+    # MuJoCo reads these when the first frame is rendered.
+    canvas = model.vis.global_
+    canvas.offwidth, canvas.offheight = max(width, canvas.offwidth), max(height, canvas.offheight)
+    if not config.multisampling:
         model.vis.quality.offsamples = 0
     if not config.shadows:
         model.light_castshadow[:] = False

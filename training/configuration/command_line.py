@@ -31,11 +31,8 @@ from training.configuration.words import (
 from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
-# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions, and
-# ${div:200,${env.action_repeat}} the decisions of 200 env steps. By 0 it is nan, which no key takes: a repeat of 0 is
-# refused by its own name.
+# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions.
 OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(map(int, factors)), replace=True)
-OmegaConf.register_new_resolver("div", lambda whole, part: float(whole) / (float(part) or math.nan), replace=True)
 
 SWEEP = ("-m", "--multirun")
 GROUPS = ("exp", *ROOMS)

@@ -31,7 +31,7 @@ def of_ratio(config: Config) -> Iterator[str]:
     train = config.train
     if train.ratio is None:
         return
-    if train.env_steps == 0:
+    if train.env_steps == 0 and not train.pretrain:
         yield (
             "train.ratio: it counts decisions after the prefill, and train.env_steps=0 makes none, so nothing would be "
             "learned: set train.ratio=null, or raise train.env_steps"

@@ -40,7 +40,7 @@ RENAMED_STAGE_KEYS = {
 ADDED: dict[str, dict[str, Any]] = {
     "agent": {"compile": "auto"},
     "replay": {"context": False, "storage": "auto", "memory_gb": None},
-    "train": {"ratio": None, "max_failures": 10},
+    "train": {"ratio": None, "max_failures": 10, "pretrain": 0},
     "env": {"fit": "stretch", "wrappers": []},
 }
 ADDED_TO_ROOT: dict[str, Any] = {

@@ -16,12 +16,9 @@ from training.run_folder.run import Run, RunError
 from training.run_folder.run_name import LONGEST_NAME, made_from, runs_beside
 from worldmodel.base import ConfigError
 
+WHICH = ("run", "runs", "plugins", "resume", "skip_damaged")  # it is
 MAY_CHANGE = (  # when a run is resumed
-    "run",
-    "runs",
-    "plugins",
-    "resume",
-    "skip_damaged",
+    *WHICH,
     "train.env_steps",
     "train.keep_checkpoints",
     "agent.device",
@@ -68,12 +65,25 @@ def resolve(overrides: Sequence[str], compose: Compose) -> Config:
             plain = overlay(stored.config, plain, asked, (*stored.config, *(key.partition(".")[0] for key in keys)))
         config = check(plain)  # first: a key that does not exist is no change
         refuse_changes(stored, plain)
-        return config
+        return dataclasses.replace(config, changes=tuple(word for word in typed if changes_a_resumed_run(word)))
     config = dataclasses.replace(check(plain), asked=tuple(given), recipe=described(plain, choices, keys, folder))
     idle = idle_keys(config)
     if idle:
         raise ConfigError(idle)
     return config
+
+
+def changes_a_resumed_run(word: str) -> bool:
+    """Whether a word is more than which run it is: config.yaml keeps what the run began with, so it has to be typed
+    again.
+    """
+    key = word.lstrip("+").partition("=")[0]
+    return key not in WHICH and may_change(key)
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may be given another value of this key."""
+    return key in MAY_CHANGE or key.partition(".")[0] in MAY_CHANGE
 
 
 def described(plain: Plain, choices: Mapping[str, str], keys: Sequence[str], folder: Path) -> str:
@@ -156,7 +166,7 @@ def refuse_changes(stored: Run, plain: Plain) -> None:
     changed = [
         f"{path}: the run has {shown(old)}, you ask for {shown(new)}"
         for path, old, new in differences(stored.config, plain)
-        if path not in MAY_CHANGE and path.partition(".")[0] not in MAY_CHANGE
+        if not may_change(path)
     ]
     if changed:
         hint = f"to go on with the run as it is: {stored.command()}; or choose another name with run=..."

@@ -49,7 +49,7 @@ def evaluate_one(
     if generations is not None and not seconds:
         raise ConfigError(["--generations: this actor learns nothing here: leave it out"])
     results, values = trained.evaluate(agent, episodes)
-    result = trained.result(name, agent, results, values) | ({"overrides": list(overrides)} if overrides else {})
+    result = trained.result(name, agent, results, values) | told(overrides)
     returns = result["returns"]
     interval = f" +- {result['ci95']:.1f} (95 %)" if result["ci95"] is not None else ""
     folder = trained.results_folder()
@@ -81,9 +81,15 @@ def compare(
         for name in names:
             agent, seconds = trained.prepare_agent(name, generations, overrides)
             results, values = trained.evaluate(agent, episodes)
-            found.append(trained.result(name, agent, results, values) | {"seconds_of_learning": seconds})
+            result = trained.result(name, agent, results, values) | told(overrides)
+            found.append(result | {"seconds_of_learning": seconds})
             console.print(f"{found[-1]['actor']}: {found[-1]['return']:.1f}")
-        console.print(table_of(found, f"{folder}, {episodes} episodes of seed {trained.seed}"))
+        console.print(table_of(found, ", ".join([f"{folder}, {episodes} episodes of seed {trained.seed}", *overrides])))
+
+
+def told(overrides: Sequence[str]) -> dict[str, Any]:
+    """What was changed of the run's config, if anything."""
+    return {"overrides": list(overrides)} if overrides else {}
 
 
 def table_of(found: Sequence[dict[str, Any]], title: str) -> Table:

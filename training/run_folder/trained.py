@@ -10,6 +10,7 @@ import torch
 
 import envs
 from agents.agent import Agent
+from agents.loaded import check_tensors
 from training import closing, evaluation, streams
 from training.build import build_actor, load_trained
 from training.collecting.rollout import EpisodeResult, episode_seed
@@ -96,7 +97,12 @@ class TrainedRun:
         actor = build_actor(section, objective, self.agent.model, self.agent.spec, self.plugins, self.agent.actor)
         agent = self.agent.with_actor(actor)
         if section.name == own["name"] and same and not changes:
-            actor.load_state_dict(self.agent.actor.state_dict())
+            trained = self.agent.actor.state_dict()
+            try:
+                check_tensors("actor", actor, trained)
+            except ValueError as error:
+                raise ConfigError([f"{name or 'actor'}: the run's trained actor does not fit it: {error}"]) from error
+            actor.load_state_dict(trained)
             return agent, 0.0
         if not actor.learns:
             return agent, 0.0

@@ -159,10 +159,10 @@ class DreamerV1(WorldModel):
         length = batch.reward.shape[1]
         image = self.preprocess(batch.image)  # (B, T, C, Y, X)
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
-        state = self.initial(len(embed))
+        state, first = self.begin(batch)
         steps, beliefs = [], []
         for t in range(length):
-            state, belief = self.obs_step(state, batch.action[:, t], embed[:, t], batch.first[:, t])
+            state, belief = self.obs_step(state, batch.action[:, t], embed[:, t], first[:, t])
             steps.append(state)
             beliefs.append(belief)
         states = tree_stack(steps)  # (B, T, ...)

@@ -164,13 +164,15 @@ class DreamerV2(WorldModel):
 
     # ---- learning ----
 
+    def begin(self, batch: Batch) -> tuple[State, Tensor]:
+        return self.initial(len(batch.reward)), force_first(batch.first)
+
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
         length = batch.reward.shape[1]
         image = self.preprocess(batch.image)  # (B, T, C, Y, X)
         embed = self.embed(image.flatten(0, 1)).unflatten(0, (-1, length))  # (B, T, hidden)
-        state = self.initial(len(embed))
+        state, first = self.begin(batch)
         steps, beliefs = [], []
-        first = force_first(batch.first)
         for t in range(length):
             state, belief = self.obs_step(state, batch.action[:, t], embed[:, t], first[:, t])
             steps.append(state)

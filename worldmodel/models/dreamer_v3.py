@@ -26,6 +26,7 @@ from worldmodel.networks.block_gru import BlockGRU
 from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3 import Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
+from worldmodel.networks.joint_gradients import joint_gradients, product
 from worldmodel.networks.normalization import RMSNorm
 from worldmodel.networks.policies import clip_action
 from worldmodel.networks.rms_norm_mlp import MLP, NormLinear, linear
@@ -40,7 +41,7 @@ class Config(ModelConfig):
     depths: Depths  # channels; every stage halves the image
     prior_layers: int = Field(ge=0, le=8)
     head_layers: int = Field(ge=0, le=8)  # of the reward and the continue head
-    bins: int = Field(ge=3, le=4095)  # of the reward's distribution, odd
+    bins: two_hot.Bins  # of the reward's distribution
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
     free_nats: float = Field(ge=0, le=1e9)
     # the continue head learns (1 - terminal)(1 - 1/horizon); null: 1 - terminal
@@ -57,8 +58,6 @@ class Config(ModelConfig):
             raise ValueError(
                 f"{self.blocks} blocks do not divide deter ({self.deter}) and the last of depths ({self.depths[-1]})"
             )
-        if self.bins % 2 == 0:
-            raise ValueError(f"bins is {self.bins}: make it odd, so that one of them is 0")
         return self
 
     def idle_keys(self) -> dict[str, str]:
@@ -86,7 +85,7 @@ class StepWeights(NamedTuple):
     recurrent: Tensor  # (blocks, D / blocks, D / blocks) of the GRU's hidden layer
     inputs: Tensor  # (2 hidden, D) likewise: what it reads of h and z
     action: Tensor  # (hidden, D) likewise
-    posterior: Tensor  # (hidden, D) of the posterior's hidden layer
+    posterior: Tensor  # (D, hidden) of the posterior's hidden layer
 
 
 class DreamerV3(WorldModel):
@@ -158,7 +157,7 @@ class DreamerV3(WorldModel):
         """Made once for a whole sequence: the gradient of a slice is a whole tensor."""
         recurrent, inputs = self.gru.step_weights()
         inputs, action = inputs.split([2 * self.config.hidden, self.config.hidden])
-        return StepWeights(recurrent, inputs, action, self.posterior_hidden.weight[:, : self.config.deter])
+        return StepWeights(recurrent, inputs, action, self.posterior_hidden.weight[:, : self.config.deter].t())
 
     def enter(self, action: Tensor, weights: StepWeights) -> Tensor:
         """Actions (..., A) -> their share of the GRU's hidden layer, (..., D). None counts for more than 1, as in an
@@ -174,7 +173,7 @@ class DreamerV3(WorldModel):
     def core(self, state: State, entered: Tensor, weights: StepWeights) -> Tensor:
         """The belief h' before the image is seen, (N, D)."""
         known = torch.cat([self.deter_proj(state.deter), self.stoch_proj(state.stoch.flatten(-2))], -1)
-        return self.gru.step(entered + known @ weights.inputs, state.deter, weights.recurrent)
+        return self.gru.step(entered + product(known, weights.inputs), state.deter, weights.recurrent)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """(..., S * C) -> (..., S, C)."""
@@ -189,7 +188,7 @@ class DreamerV3(WorldModel):
         deter = torch.where(first[:, None], 0.0, state.deter)
         stoch = torch.where(first[:, None, None], 0.0, state.stoch)
         deter = self.core(State(deter, stoch), entered, weights)
-        hidden = F.silu(self.posterior_norm(F.linear(deter, weights.posterior) + embed))
+        hidden = F.silu(self.posterior_norm(product(deter, weights.posterior) + embed))
         log_p = self.log_probs(dense(self.posterior, hidden))
         return State(deter, categorical.sample(log_p)), log_p
 
@@ -213,15 +212,20 @@ class DreamerV3(WorldModel):
         metrics |= {f"loss_{name}": value for name, value in losses.items()}
         return torch.stack(list(losses.values())).sum(), states, metrics
 
+    def begin(self, batch: Batch) -> tuple[State, Tensor]:
+        return begin_state(batch, self.initial(len(batch.reward))), batch.first
+
     def scan(self, batch: Batch, image: Tensor) -> tuple[State, Tensor]:
         """The states (B, T, ...) of sequences that are observed from their first row to their last, and log q."""
         weights = self.step_weights()
         embed = self.embed(image).unflatten(0, batch.reward.shape)  # (B, T, hidden)
-        entered = self.enter(torch.where(batch.first[..., None], 0.0, batch.action), weights)  # (B, T, D)
-        state, steps = begin_state(batch, self.initial(len(embed))), []
-        for now in zip(entered.unbind(1), embed.unbind(1), batch.first.unbind(1), strict=True):
-            state, log_q = self.obs_step(state, *now, weights)
-            steps.append((state, log_q))
+        state, first = self.begin(batch)
+        entered = self.enter(torch.where(first[..., None], 0.0, batch.action), weights)  # (B, T, D)
+        steps = []
+        with joint_gradients():
+            for now in zip(entered.unbind(1), embed.unbind(1), first.unbind(1), strict=True):
+                state, log_q = self.obs_step(state, *now, weights)
+                steps.append((state, log_q))
         states: tuple[State, Tensor] = tree_stack(steps)
         return states
 

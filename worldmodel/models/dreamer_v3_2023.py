@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, force_first, merge_time, tree_stack, tree_where
@@ -40,7 +40,7 @@ class Config(ModelConfig):
     hidden: int = Field(ge=1, le=16384)  # units of every dense layer
     depths: Depths  # channels; every stage halves the image
     head_layers: int = Field(ge=0, le=8)  # of the reward and the continue head
-    bins: int = Field(ge=3, le=4095)  # of the reward's distribution, odd
+    bins: two_hot.Bins  # of the reward's distribution
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
     free_nats: float = Field(ge=0, le=1e9)
     image_weight: float = Field(gt=0, le=1e9)
@@ -48,12 +48,6 @@ class Config(ModelConfig):
     continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
     dyn_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the prior
     rep_weight: float = Field(ge=0, le=1e9)  # of the KL that trains the posterior
-
-    @model_validator(mode="after")
-    def agree(self) -> "Config":
-        if self.bins % 2 == 0:
-            raise ValueError(f"bins is {self.bins}: make it odd, so that one of them is 0")
-        return self
 
     def image_size_error(self, size: Sequence[int]) -> str | None:
         return image_does_not_fit(size, len(self.depths))
@@ -178,13 +172,15 @@ class DreamerV32023(WorldModel):
         metrics |= {f"loss_{name}": value for name, value in losses.items()}
         return torch.stack(list(losses.values())).sum(), states, metrics
 
+    def begin(self, batch: Batch) -> tuple[State, Tensor]:
+        return self.initial(len(batch.reward)), force_first(batch.first)
+
     def scan(self, batch: Batch, image: Tensor) -> tuple[State, Tensor]:
         """The states (B, T, ...) of sequences that are observed from their first row to their last, and log q."""
         embed = self.embed(image).unflatten(0, batch.reward.shape)  # (B, T, hidden)
-        first = force_first(batch.first)
+        initial, first = self.begin(batch)
         entered = self.enter(torch.where(first[..., None], 0.0, batch.action))  # (B, T, hidden)
-        state = initial = self.initial(len(embed))
-        steps = []
+        state, steps = initial, []
         for now in zip(entered.unbind(1), embed.unbind(1), first.unbind(1), strict=True):
             state, log_q = self.obs_step(state, *now, initial)
             steps.append((state, log_q))

@@ -9,10 +9,23 @@ predicts logits (..., K) and learns them by cross-entropy, so that the size of i
 The two place x between the same bins, but not at the same point between them, and differ in what they call the mean.
 """
 
+from typing import Annotated
+
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 LIMIT = 20.0  # of bins in symlog space: +-4.85e8
+
+
+def odd(bins: int) -> int:
+    """Errors: ValueError, for an even number: none of the bins would be 0."""
+    if bins % 2 == 0:
+        raise ValueError(f"{bins} is even: make it odd, so that one of the bins is 0")
+    return bins
+
+
+Bins = Annotated[int, Field(ge=3, le=4095), AfterValidator(odd)]  # what a Config says: how many
 
 
 def symlog(x: Tensor) -> Tensor:
