@@ -23,6 +23,7 @@ import evaluate
 import export
 import play
 from training.configuration.components import ROOT
+from viewer.messages import Command
 from viewer.opening import Opened, open_run
 from viewer.server import Server, Visitor
 from viewer.session import Session
@@ -167,6 +168,23 @@ def test_with_nobody_there_it_stands_still() -> None:
                 server.visitors = [Visitor(web.WebSocketResponse())] * there
                 server.greet()
                 assert player.is_due() is there
+        finally:
+            await player.close()
+
+    asyncio.run(talk())
+
+
+def test_steps_that_were_asked_for_before_a_reset_are_not_taken_after_it() -> None:
+    async def talk() -> None:
+        player = Server().player
+        await player.open(opened)
+        player.paused = True
+        try:
+            for command in ({"step": True}, {"reset": 7}, {"step": True}):
+                player.do(Command.model_validate(command))
+            while player.jobs or player.is_due():
+                await player.next()
+            assert player.view is not None and player.view.step == 1
         finally:
             await player.close()
 

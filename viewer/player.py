@@ -184,6 +184,8 @@ class Player:
         self.paused = command.paused if command.paused is not None else self.paused
         self.speed = command.speed or self.speed
         self.shows_futures = command.futures if command.futures is not None else self.shows_futures
+        if command.reset is not None:
+            self.steps = 0  # those that were asked for before are the old episode's
         if command.step:
             self.paused, self.steps = True, self.steps + 1
         for name in ("temperature", "open_loop"):
