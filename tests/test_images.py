@@ -1,6 +1,7 @@
 """Images on one scale: measured once, from the first batch; undone in what is shown; kept in checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import runs
@@ -9,7 +10,8 @@ import torch
 
 import agents
 from training.configuration.legacy import upgrade_config
-from worldmodel.networks.images import SMALLEST, ImageNormalizer
+from worldmodel.networks import convolutional, convolutional_v3, convolutional_v3_2023, elu
+from worldmodel.networks.images import SMALLEST, ImageNormalizer, channels_last
 
 
 def test_it_takes_off_the_mean_image_and_divides_by_one_standard_deviation() -> None:
@@ -87,3 +89,25 @@ def test_a_model_measures_once_and_again_where_a_checkpoint_has_no_numbers(monke
     assert model.normalizer.contrast == 0
     model.loss(data)
     assert len(seen) == 2 and model.normalizer.contrast == known
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_channels_of_a_pixel_lie_side_by_side(channels: int) -> None:
+    image = torch.rand(4, channels, 6, 5, requires_grad=True)
+    last = channels_last(image)
+    assert torch.equal(last, image) and last.stride() == (30 * channels, 1, 5 * channels, channels)
+    last.square().sum().backward()
+    assert image.grad is not None and torch.equal(image.grad, 2 * image.detach())
+
+
+@pytest.mark.parametrize(
+    "encoder", [convolutional.Encoder, elu.EluEncoder, convolutional_v3.Encoder, convolutional_v3_2023.Encoder]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_of_an_encoder_computes_with_channels_last(encoder: Any, channels: int) -> None:
+    made, strides = encoder((channels, 32, 32), (4, 8)), []
+    for layer in made.layers:
+        layer.register_forward_hook(lambda layer, given, found: strides.append(found.stride(1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        made(torch.rand(2, channels, 32, 32))
+    assert strides == [1, 1]

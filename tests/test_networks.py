@@ -48,6 +48,15 @@ def test_in_half_precision_it_computes_as_the_layer_does() -> None:
     assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_the_gradient_of_a_bias_is_summed_exactly_in_half_precision(channels: int) -> None:
+    image, weight = torch.zeros(64, 2, 16, 16).bfloat16(), torch.zeros(2, channels, 2, 2).bfloat16()
+    bias = torch.zeros(channels, dtype=torch.bfloat16, requires_grad=True)
+    along = torch.rand(64, channels, 32, 32).bfloat16()
+    Shuffled.apply(image, weight, bias).backward(along)
+    torch.testing.assert_close(bias.grad.double(), along.double().sum((0, 2, 3)), rtol=2**-8, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(1, 5), (7, 5), (3, 4, 5)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)

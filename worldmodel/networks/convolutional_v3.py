@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodel.networks.block_gru import BlockLinear
+from worldmodel.networks.images import channels_last
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.normalization import RMSNorm
 from worldmodel.networks.rms_norm_mlp import NormLinear, linear
@@ -50,7 +51,7 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(RMSNorm(depth) for depth in depths)
 
     def forward(self, image: Tensor) -> Tensor:
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = channels_last(image)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             pooled = F.max_pool2d(layer(image), 2)
             image = rearrange(F.silu(norm(rearrange(pooled, "n c y x -> n y x c"))), "n y x c -> n c y x")

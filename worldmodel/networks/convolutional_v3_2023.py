@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks.convolutional import Shuffled
 from worldmodel.networks.dense import glorot
+from worldmodel.networks.images import channels_last
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.normalization import LayerNorm
 
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
             self.layers.append(layer)
 
     def forward(self, image: Tensor) -> Tensor:
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = channels_last(image)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             image = normalized(norm, layer(image))
         return rearrange(image, "n c y x -> n (y x c)")

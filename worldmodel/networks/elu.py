@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks.convolutional import Decoder, Encoder, upsampled
 from worldmodel.networks.dense import dense, glorot
+from worldmodel.networks.images import channels_last
 
 
 class EluMLP(nn.Module):
@@ -36,7 +37,7 @@ class EluEncoder(Encoder):
     """Convolutions of kernel 4 and stride 2, unpadded, with ELU; flattened. (N, C, Y, X) -> (N, size)."""
 
     def forward(self, image: Tensor) -> Tensor:
-        image = image.contiguous(memory_format=torch.channels_last)
+        image = channels_last(image)
         for layer in self.layers:
             image = F.elu(layer(image))
         return rearrange(image, "n c y x -> n (c y x)")

@@ -18,6 +18,15 @@ def quantise(image: Tensor, bits: int, noise: bool) -> Tensor:
     return image - 0.5
 
 
+def channels_last(image: Tensor) -> Tensor:
+    """(N, C, Y, X) with the channels of a pixel side by side in memory, in which convolutions are faster. With one
+    channel PyTorch's own `contiguous` leaves strides that its convolutions take for the other format.
+    """
+    n, c, y, x = image.shape
+    pixels = image.permute(0, 2, 3, 1).contiguous().flatten()
+    return pixels.view(n, y, x, c).permute(0, 3, 1, 2)
+
+
 class ImageNormalizer(nn.Module):
     """(image - background) / contrast, with both as measured once, from the first batch that is learned from.
 
