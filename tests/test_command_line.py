@@ -1,5 +1,6 @@
 """Starting runs: from Python as from the command line, under any name and in any folder, two at once, in sweeps."""
 
+import errno
 import json
 import os
 import re
@@ -38,8 +39,10 @@ def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, decisions: in
 
 
 @pytest.mark.parametrize(("task", "length"), [("walker_walk", 500), ("cartpole_balance", 125)])
-def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length: int) -> None:
-    found = command_line.parse(["exp=dreamer_small", f"env.task={task}"])
+@pytest.mark.parametrize("longer", [1, 2])
+def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length: int, longer: int) -> None:
+    env_steps = f"train.env_steps={longer * 60_000 * 1000 // length}"
+    found = command_line.parse(["exp=dreamer_small", f"env.task={task}", env_steps])
     replay, decisions = found.replay, found.train.env_steps / found.env.action_repeat
     learning = decisions - found.train.prefill * length
     updates = learning * found.train.ratio / (replay.batch_size * replay.batch_length)
@@ -60,6 +63,28 @@ def test_a_repeat_of_nothing_is_named() -> None:
 def test_only_whole_numbers_are_multiplied() -> None:
     with pytest.raises(ConfigError, match=r"train\.env_steps"):
         command_line.parse(["exp=smoke", "train.env_steps=${mul:1000000000,word}"])
+
+
+def test_a_quotient_is_whole_and_nothing_is_divided_by_zero() -> None:
+    assert command_line.parse(["exp=smoke", "train.env_steps=${div:29,3}"]).train.env_steps == 9
+    with pytest.raises(ConfigError, match=r"train\.env_steps"):
+        command_line.parse(["exp=smoke", "train.env_steps=${div:29,0}"])
+
+
+@pytest.mark.parametrize(("number", "advice"), [(errno.EACCES, "who may"), (errno.ENOSPC, "room"), (errno.EIO, "")])
+def test_what_the_operating_system_says_comes_with_the_file_and_what_to_do(
+    number: int, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.failed(OSError(number, os.strerror(number), "runs/mine"), 1) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: runs/mine: {os.strerror(number)}") and advice in said and "Errno" not in said
+
+
+def test_runs_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert train.main([*runs.TINY, "run=r", f"runs={tmp_path / 'file' / 'runs'}"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "Not a directory" in said[0] and "choose another place" in said[0]
 
 
 # ---- from Python ----

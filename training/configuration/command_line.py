@@ -31,8 +31,10 @@ from training.configuration.words import (
 from training.configuration.working_folder import use_working_folder
 from worldmodel.base import ConfigError
 
-# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions.
+# For configs: ${mul:100000,${env.action_repeat}} are the env steps of 100,000 decisions, ${div:...} is the way back. By
+# 0 it is nan, which no key takes: a repeat of 0 is refused by its own name.
 OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(map(int, factors)), replace=True)
+OmegaConf.register_new_resolver("div", lambda a, b: int(a) // int(b) if int(b) else math.nan, replace=True)
 
 SWEEP = ("-m", "--multirun")
 GROUPS = ("exp", *ROOMS)

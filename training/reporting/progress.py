@@ -61,10 +61,28 @@ class QuietEnd(Console):
 console = QuietEnd(file=Output(), highlight=False, markup=False, emoji=False, soft_wrap=True)  # type: ignore[arg-type]
 
 
+# What to do about what the operating system says.
+ADVICE = {
+    errno.EACCES: "see who may read and write it, or choose another place",
+    errno.EPERM: "see who may read and write it, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOENT: "see whether the path is right",
+    errno.ENOTDIR: "a part of that path is a file: choose another place",
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room within your quota",
+}
+
+
+def described(error: object) -> str:
+    """What went wrong; of the operating system's errors with the file and what to do. Never empty."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror, ADVICE.get(error.errno or 0)) if part)
+    return str(error) if str(error).strip() else told(error) if isinstance(error, BaseException) else "(no message)"
+
+
 def print_error(error: object) -> None:
-    """One line or several to stderr; never an empty one."""
-    said = str(error) if str(error).strip() else told(error) if isinstance(error, BaseException) else "(no message)"
-    for line in said.splitlines():
+    """One line or several to stderr."""
+    for line in described(error).splitlines():
         print(f"error: {line}", file=sys.stderr)
 
 

@@ -96,7 +96,7 @@ def table_of(found: Sequence[dict[str, Any]], title: str) -> Table:
     """One line for each actor."""
     table = Table(title=title)
     for column in ("actor", "return", "+- (95 %)", "ms per action", "env steps", "learned in dreams"):
-        table.add_column(column, justify="left" if column == "actor" else "right")
+        table.add_column(column, justify="left" if column == "actor" else "right", overflow="fold")
     for result in found:
         seconds = result["seconds_of_learning"]
         table.add_row(
