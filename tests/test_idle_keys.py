@@ -108,6 +108,8 @@ def test_a_ratio_that_counts_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_what_a_recipe_brings_may_lie_idle_unless_nothing_would_be_learned(tmp_path: Path) -> None:
     for words, key in (
         (["exp=dreamer_v3", "train.env_steps=0"], "train.ratio: it counts decisions after the prefill"),
+        (["exp=dreamer_v3", "train.env_steps=2000"], "train.ratio: 512 rows a decision are 0 rows over the whole run"),
+        (["exp=dreamer_v3", "train.env_steps=2050"], "train.ratio: 512 rows a decision are 512 rows over the whole"),
         (
             ["exp=offline", "env=dot", "train.env_steps=9", "train.ratio=1", f"{STAGE}.updates=2"],
             f"{STAGE}.eval_every: ",
@@ -117,6 +119,8 @@ def test_what_a_recipe_brings_may_lie_idle_unless_nothing_would_be_learned(tmp_p
             runs.composed(*words, "env.size=[64,64]", f"runs={tmp_path}")
         assert len(caught.value.lines) == 1 and caught.value.lines[0].startswith(key)
     runs.composed("exp=offline", "data=somewhere", f"{STAGE}.updates=2", f"runs={tmp_path}")  # evaluated at its end
+    for words in (["train.env_steps=2052"], ["train.env_steps=9", "train.pretrain=1"]):  # one round
+        runs.composed("exp=dreamer_v3", *words, "env=dot", "env.size=[64,64]", f"runs={tmp_path}")
 
 
 def without(*keys: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from agents.agent import Agent
 from training.configuration.components import ROOMS
 from training.configuration.config import Config
+from training.schedule import Counters, Schedule
 
 
 class Idle(NamedTuple):
@@ -36,6 +37,16 @@ def of_ratio(config: Config) -> Iterator[str]:
             "train.ratio: it counts decisions after the prefill, and train.env_steps=0 makes none, so nothing would be "
             "learned: set train.ratio=null, or raise train.env_steps"
         )
+    elif config.env is not None and not train.pretrain:
+        replay, steps = config.replay, train.env_steps - (train.prefill if train.collect.unit == "steps" else 0)
+        needed = Schedule(train, Counters(), False, (replay.batch_size, replay.batch_length)).round_rows
+        rows = max(0, steps) / config.env.action_repeat * train.ratio
+        if rows < needed:
+            yield (
+                f"train.ratio: {train.ratio:g} rows a decision are {rows:,.0f} rows over the whole run, and a round of "
+                f"learning takes {needed:,}, so nothing would be learned: raise train.env_steps or train.ratio, or "
+                "make batches smaller"
+            )
     for name, stage in train.learn.stages.items():
         if stage.eval_every and stage.eval_every > stage.updates:
             yield (
