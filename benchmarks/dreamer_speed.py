@@ -4,7 +4,9 @@ One update of model, actor and critic at the published sizes and batches, and ac
 stands beside the same mathematics in eager float32 ("plain", our own code without what makes it fast) and beside its
 floor: the operations that the plain one counts over the matrix rate measured here. With --beside, V3's update is also
 measured beside r2dreamer's (NM512/r2dreamer, rep_loss=dreamer), the same sizes, batch and threads, in float32 and in
-bfloat16. All are measured in turns in one process, so that ratios hold on a noisy machine. Times are medians.
+bfloat16. All are measured in turns in one process, so that ratios hold on a noisy machine. Times are medians. With
+--compile=always both are compiled on a CPU, too: our steps, in one to two minutes, and the whole of r2dreamer's
+gradients, in many.
 
 r2dreamer needs `tensordict` (pip install --target somewhere --no-deps tensordict pyvers orjson cloudpickle
 importlib_metadata zipp, and PYTHONPATH=somewhere); nothing of it is part of this project.
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--only", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--compile", default="auto", choices=["auto", "always"], help="always: on a CPU, too")
     parser.add_argument("--beside", help="r2dreamer=<its folder>")
     options = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}
@@ -67,11 +70,11 @@ def built(name: str, device: str, precision: str, compiled: str = "auto") -> Age
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     *_, sequences, rows = SIZES[name]
-    ours, plain = built(name, options.device, "auto"), built(name, options.device, "fp32", "never")
+    ours, plain = built(name, options.device, "auto", options.compile), built(name, options.device, "fp32", "never")
     rate = matrix_rate(ours.device, torch.bfloat16 if ours.precision == "bf16" else torch.float32)
     batch = filled().sample(np.random.default_rng(0), sequences, rows)
     batch = batch.to(ours.device)
-    title = f"{name} update {sequences}x{rows}"
+    title = f"{name} update {sequences}x{rows}" + (", compiled" if options.compile == "always" else "")
     found = {
         title: beside(
             lambda: ours.learn(batch, JOINT), lambda: plain.learn(batch, JOINT), ours.device, rate, options.repeats
@@ -86,7 +89,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
     if options.beside and name in THEIRS:
         place = options.beside.partition("=")[2]
         for precision in ("bf16", "fp32"):
-            found[title][f"r2dreamer_{precision}_seconds"] = other(name, place, batch, ours, precision, options.repeats)
+            found[title][f"r2dreamer_{precision}_seconds"] = other(name, place, batch, ours, precision, options)
         best = min(found[title][f"r2dreamer_{precision}_seconds"] for precision in ("bf16", "fp32"))
         found[title]["times_faster_than_r2dreamer"] = best / found[title]["seconds"]
     return found
@@ -95,12 +98,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
 # ---- r2dreamer ----
 
 
-def other(name: str, place: str, batch: Batch, ours: Agent, precision: str, repeats: int) -> float:
+def other(name: str, place: str, batch: Batch, ours: Agent, precision: str, options: argparse.Namespace) -> float:
     """The median seconds of r2dreamer's update of the same batch, in turns with ours."""
-    update = their_update(name, place, batch, ours.device, precision)
+    update = their_update(name, place, batch, ours.device, precision, options.compile)
     update()
     times = []
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         times.append(timed(update, ours.device, 1))
         ours.learn(batch, JOINT)
     return statistics.median(times)
@@ -121,8 +124,10 @@ class Names(dict[str, Any]):
         return plain
 
 
-def their_update(name: str, place: str, batch: Batch, device: torch.device, precision: str) -> Any:
-    """A call that does what its Dreamer.update does with a batch: gradients, clipping, optimiser, slow critic."""
+def their_update(name: str, place: str, batch: Batch, device: torch.device, precision: str, compiled: str) -> Any:
+    """A call that does what its Dreamer.update does with a batch: gradients, clipping, optimiser, slow critic.
+    compiled: its own way, as one piece; on a CPU for "always" only, as ours.
+    """
     sys.path.insert(0, place)
     import gymnasium
     from dreamer import Dreamer  # type: ignore[import-not-found]
@@ -135,7 +140,7 @@ def their_update(name: str, place: str, batch: Batch, device: torch.device, prec
     for key, value in values.items():
         text = text.replace(f"${{{key}}}", str(value))
     config = Names.of(yaml.safe_load(text) | dict(act="SiLU", norm=True) | THEIRS[name])
-    config.rep_loss, config.compile = "dreamer", device.type == "cuda"
+    config.rep_loss, config.compile = "dreamer", device.type == "cuda" or compiled == "always"
     channels, *shape = SPEC.image_shape
     space = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (*shape, channels), np.uint8)})
     torch.manual_seed(0)
