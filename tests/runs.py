@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ TINY = (  # noqa: SIM905
 def composed(*overrides: str) -> Config:
     """What train.py makes of these words."""
     return command_line.parse(overrides)
+
+
+def wait_for(happened: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + HANG
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 class StopAt(SignalHandler):

@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import psutil
 import pytest
+import runs
 import yaml
 from bad_envs import Odd
 from gymnasium import spaces
@@ -245,7 +246,7 @@ def test_no_simulator_outlives_a_killed_worker() -> None:
         simulator.parent().kill()
         with pytest.raises(EnvError, match="killed by SIGKILL"):
             vector.step(np.eye(3)[[1]])
-        simulator.wait(5)
+        simulator.wait(runs.HANG)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             simulator.kill()

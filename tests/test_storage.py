@@ -380,7 +380,7 @@ def test_one_is_drawn_ahead_in_another_thread_and_none_beyond_the_last() -> None
     for got in prefetched(draw, range(3, 8)):
         found.append(got)
         expected = min(len(found) + 1, 5)
-        wait_for(lambda expected=expected: len(asked) >= expected)
+        runs.wait_for(lambda expected=expected: len(asked) >= expected)
         time.sleep(0.01)
         assert asked == list(range(3, 3 + expected))
     assert found == [9, 16, 25, 36, 49]
@@ -418,7 +418,7 @@ def test_it_stops_amid_a_draw(reason: type[BaseException] | None) -> None:
     def draw(number: int) -> int:
         if number == 1:
             begun.set()
-            assert go_on.wait(10)
+            assert go_on.wait(runs.HANG)
             ended.append(number)
             raise OSError("too late to be told")
         return number
@@ -426,19 +426,12 @@ def test_it_stops_amid_a_draw(reason: type[BaseException] | None) -> None:
     told = pytest.raises(reason) if reason else contextlib.nullcontext()
     with told, contextlib.closing(prefetched(draw, range(5))) as numbers:
         assert next(numbers) == 0
-        assert begun.wait(10)
+        assert begun.wait(runs.HANG)
         threading.Timer(0.05, go_on.set).start()
         if reason:
             raise reason
     assert ended == [1]
     assert not any("prefetch" in thread.name for thread in threading.enumerate())
-
-
-def wait_for(happened: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # ---- with a GPU ----
