@@ -14,6 +14,9 @@ On the GPU machine:
   benchmarks/gpu.sh speed                        $OUT/speed-<gpu>.json and dreamer-speed-<gpu>.json
   benchmarks/gpu.sh train TASK SEED [MINUTES]    starts a run or goes on with it, for 8 minutes; then record and pack
   benchmarks/gpu.sh evaluate TASK SEED [EPISODES]  10 noise-free episodes of its newest checkpoint; then record
+  benchmarks/gpu.sh many EXP "TASK ..." "SEED ..." [MINUTES] [key=value ...]
+                                                 small runs side by side, JOBS at a time, for 7 minutes; the same line
+                                                 goes on with them. Records and agents of those that are done in $OUT
   benchmarks/gpu.sh pack TASK SEED [FIRST]       the run in pieces of 14 MiB, of which so many come to $OUT as fit
 On either:
   benchmarks/gpu.sh unpack FOLDER                takes pieces and records in; the last missing one restores the run
@@ -27,6 +30,7 @@ OUT     what is brought back                                   out
 PLACE   where things are installed, outside the repository     /tmp/worldmodel-gpu
 PIECES  of 14 MiB that $OUT takes at a time                    4
 RECIPE  of a run that starts                                   exp=planet env=dmc env.task=TASK
+JOBS    runs of `many` at a time                               8
 PYTHON                                                         .venv/bin/python, else python3
 TEXT
 }
@@ -186,6 +190,27 @@ train() {
     pack "$1" "$2"
 }
 
+many() {
+    [ $# -ge 3 ] || { usage >&2 && exit 2; }
+    local exp=$1 tasks=$2 seeds=$3 minutes=${4:-7} code=0 run
+    shift "$(($# < 4 ? 3 : 4))"
+    # It saves all runs, and records those that are done, which takes some seconds each.
+    JOBS=${JOBS:-8} PYTHON=$PYTHON timeout --foreground --kill-after=120 "${minutes}m" \
+        benchmarks/many.sh "$exp" "$tasks" "$seeds" "$@" || code=$?
+    case $code in
+        0) say "all are finished" ;;
+        124) say "the time is over; the same line goes on with them" ;;
+        *) die "many.sh ended with $code" ;;
+    esac
+    for run in "runs/$exp"-*; do
+        if [ -f "$run/done.txt" ]; then
+            run=${run#runs/}
+            results "$run"
+            if [ ! -f "$OUT/$run.agent" ]; then "$PYTHON" export.py "runs/$run" "$OUT/$run.agent"; fi
+        fi
+    done
+}
+
 evaluate() {
     local recipe run
     named "$@"
@@ -196,6 +221,10 @@ evaluate() {
 # The evidence of a run in one file, so that it comes back even where the run itself is too large.
 record() {
     "$PYTHON" benchmarks/record.py "runs/$1"
+    results "$1"
+}
+
+results() {
     (cd benchmarks/results && shopt -s nullglob && tar -cf "$OUT/$1-results.tar" "$1.json" "$1"-*)
 }
 
@@ -261,7 +290,7 @@ main() {
     local command=${1:-}
     shift || true
     case $command in
-        wheels | setup | speed | train | evaluate | pack | unpack) ;;
+        wheels | setup | speed | train | many | evaluate | pack | unpack) ;;
         test) command=tests ;;
         *) usage && exit 2 ;;
     esac

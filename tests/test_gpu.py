@@ -77,6 +77,33 @@ def test_a_run_travels_in_pieces(tmp_path: Path) -> None:
     assert (here / "runs" / run.name / "run.json").read_text() == "went on"
 
 
+STUB = """#!/usr/bin/env bash
+mkdir -p "runs/$1-$2-seed3" "runs/$1-$2-seed4"
+echo "$JOBS: $*" >>"runs/said"
+echo of seed 3 >"benchmarks/results/$1-$2-seed3.json"
+touch "runs/$1-$2-seed3/done.txt"
+exec sleep "$5"
+"""
+
+
+def test_many_runs_bring_the_records_and_agents_of_those_that_are_done(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "many.sh").write_text(STUB)
+    (tmp_path / "benchmarks" / "many.sh").chmod(0o755)
+    (tmp_path / "export.py").write_text("import sys; open(sys.argv[2], 'x').write(sys.argv[1])")
+    for seconds, said in (("0", "all are finished"), (str(runs.HANG), "the time is over")):
+        done = gpu(tmp_path, "many", "tiny", "dot", "3 4", "0.01", "train.env_steps=9", seconds, JOBS="5")
+        assert done.returncode == 0 and said in done.stdout, done.stderr
+    assert (tmp_path / "runs" / "said").read_text().splitlines() == [
+        "5: tiny dot 3 4 train.env_steps=9 0", f"5: tiny dot 3 4 train.env_steps=9 {runs.HANG}",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "tiny-dot-seed3-results.tar", "tiny-dot-seed3.agent",
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "tiny-dot-seed3.agent").read_text() == "runs/tiny-dot-seed3"
+    assert gpu(tmp_path, "many", "tiny", "dot").returncode == 2
+
+
 def test_damaged_pieces_are_refused(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "tiny-dot-seed3"
     (run / "checkpoints" / "step-1").mkdir(parents=True)
