@@ -43,7 +43,7 @@ def test_it_runs(words: list[str], tmp_path: Path) -> None:
         little += [f"objective.image={tmp_path / 'goal.png'}"]
     if words[-1].startswith("actor=dreamer"):  # learns by gradient, beside the model
         little += ["train.learn.model.parts=[model,actor]"]
-    plain = runs.composed(*words, *little, *SHORT, "run=r", f"runs={tmp_path}").plain
+    plain = runs.composed(*words, *little, "run=r", f"runs={tmp_path}").plain
     stages = {name: was for name, was in plain["train"]["learn"].items() if isinstance(was, dict)}
     in_env = plain["actor"].get("evaluate_in") == "env"  # it learns from episodes, not in dreams
     little += [

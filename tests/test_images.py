@@ -94,10 +94,17 @@ def test_a_model_measures_once_and_again_where_a_checkpoint_has_no_numbers(monke
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_the_channels_of_a_pixel_lie_side_by_side(channels: int) -> None:
     image = torch.rand(4, channels, 6, 5, requires_grad=True)
-    last = channels_last(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        last = channels_last(image)
     assert torch.equal(last, image) and last.stride() == (30 * channels, 1, 5 * channels, channels)
     last.square().sum().backward()
     assert image.grad is not None and torch.equal(image.grad, 2 * image.detach())
+    assert channels_last(last).stride() == channels_last(last.bfloat16()).stride() == last.stride()
+
+
+def test_in_float32_a_gray_image_has_the_strides_with_which_older_runs_have_learned() -> None:
+    image = torch.rand(4, 1, 6, 5)
+    assert channels_last(image).stride() == image.contiguous(memory_format=torch.channels_last).stride()
 
 
 @pytest.mark.parametrize(

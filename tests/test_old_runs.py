@@ -5,6 +5,8 @@ they gave, and they go on; bit for bit where the libraries and the processor are
 import hashlib
 import importlib.metadata
 import json
+import platform
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,13 @@ def expected(name: str) -> dict[str, Any]:
     return found
 
 
+def processor() -> str:
+    """Its vector instructions and who made it: with the same instructions Intel's gives other bits than AMD's."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"vendor_id\s*: (\w+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"{torch.backends.cpu.get_cpu_capability()}, {found[1] if found else platform.machine()}"
+
+
 def same_machine(made_with: dict[str, Any]) -> bool:
     """Whether equal bits are to be expected."""
     packages = made_with.keys() - {"python", "threads", "processor"}
@@ -51,7 +60,7 @@ def same_machine(made_with: dict[str, Any]) -> bool:
         versions = {package: importlib.metadata.version(package) for package in packages}
     except importlib.metadata.PackageNotFoundError:
         return False
-    here = versions | {"processor": torch.backends.cpu.get_cpu_capability()}
+    here = versions | {"processor": processor()}
     return all(made_with[key] == value for key, value in here.items())
 
 

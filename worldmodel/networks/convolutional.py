@@ -145,4 +145,7 @@ class Shuffled(torch.autograd.Function):
         ours, weights, _ = torch.ops.aten.convolution_backward(
             gradient, image, weight, None, stride, none, one, True, none, 1, [True, True, False]
         )
-        return ours, weights, gradient.sum((0, 2, 3))
+        if gradient.dtype == torch.bfloat16:
+            return ours, weights, gradient.sum((0, 2, 3))
+        rows = rearrange(gradient, "n c y x -> (n y x) c")  # in float32 a product sums them faster, up to twice
+        return ours, weights, (rows.new_ones(1, len(rows)) @ rows)[0]

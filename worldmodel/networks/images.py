@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks import data_parallel
+from worldmodel.networks.joint_gradients import precision_of_products
 
 SMALLEST = 1e-3  # standard deviation; images that never change have none
 
@@ -20,11 +21,14 @@ def quantise(image: Tensor, bits: int, noise: bool) -> Tensor:
 
 def channels_last(image: Tensor) -> Tensor:
     """(N, C, Y, X) with the channels of a pixel side by side in memory, in which convolutions are faster. With one
-    channel PyTorch's own `contiguous` leaves strides that its convolutions take for the other format.
+    channel PyTorch leaves strides that its convolutions take for the other format. In float32 they stay as they are:
+    there older runs are gone on with bit for bit.
     """
+    last = image.contiguous(memory_format=torch.channels_last)
     n, c, y, x = image.shape
-    pixels = image.permute(0, 2, 3, 1).contiguous().flatten()
-    return pixels.view(n, y, x, c).permute(0, 3, 1, 2)
+    if c > 1 or precision_of_products(image) == torch.float32:
+        return last
+    return last.flatten().view(n, y, x, c).permute(0, 3, 1, 2)
 
 
 class ImageNormalizer(nn.Module):
