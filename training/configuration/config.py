@@ -89,9 +89,8 @@ class Config:
     plain: dict[str, Any]  # the same as plain values, as config.yaml has them
     asked: tuple[str, ...] = ()  # the keys that were given for a new run
     recipe: str = ""  # what a new run begins with, for people to read
-    changes: tuple[
-        str, ...
-    ] = ()  # words that a resumed run was given besides which it is; config.yaml has none of them
+    # words that a resumed run was given besides which it is; config.yaml has none of them
+    changes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldmodel.networks.dense import glorot
 from worldmodel.networks.images import channels_last
+from worldmodel.networks.precision import precision_of_products
 
 # What a Config says of convolutions, for each layer: channels, and kernels in pixels.
 Depths = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=6)]
@@ -108,7 +109,7 @@ def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
         patch = F.linear(image.flatten(1), weight.flatten(1).t()).unflatten(1, weight.shape[1:])
         image = patch + bias[:, None, None]
     elif image.device.type == "cpu":
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+        dtype = precision_of_products(image)
         image = Shuffled.apply(image.to(dtype), weight.to(dtype), bias.to(dtype))
     else:
         image = layer(image)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from worldmodel.networks.dense import glorot
 from worldmodel.networks.images import channels_last
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.normalization import LayerNorm
+from worldmodel.networks.precision import precision_of_products
 
 KERNEL, STRIDE, PADDING = 4, 2, 1  # a stage halves, or doubles, the image exactly
 
@@ -86,7 +86,7 @@ def upsampled(layer: nn.Module, image: Tensor) -> Tensor:
     if image.device.type != "cpu":
         result: Tensor = layer(image)
         return result
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+    dtype = precision_of_products(image)
     bias = layer.weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias
     whole = Shuffled.apply(image.to(dtype), layer.weight.to(dtype), bias.to(dtype))
     cut: Tensor = whole[:, :, PADDING:-PADDING, PADDING:-PADDING]

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.networks.joint_gradients import gathers, precision_of_products, product
+from worldmodel.networks.joint_gradients import gathers, product
+from worldmodel.networks.precision import precision_of_products
 
 Module = TypeVar("Module", bound=nn.Module)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.networks import data_parallel
-from worldmodel.networks.joint_gradients import precision_of_products
+from worldmodel.networks.precision import precision_of_products
 
 SMALLEST = 1e-3  # standard deviation; images that never change have none
 

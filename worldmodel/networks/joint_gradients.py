@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from worldmodel.networks.precision import precision_of_products
+
 
 class Rows:
     """x and dy of every step that a backward pass has gone through, by the pass: one may go through for the sake of
@@ -133,11 +135,3 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: b
     flat = x if weight.ndim > 2 or x.ndim == 2 else x.reshape(-1, x.shape[-1])
     result: Tensor = ProductStep.apply(shared.rows, flat, shared.weight, shared.bias)
     return result if flat is x else result.view(*x.shape[:-1], result.shape[-1])
-
-
-def precision_of_products(weight: Tensor) -> torch.dtype:
-    """Autocast's where that is on, else the weight's own."""
-    device = weight.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
