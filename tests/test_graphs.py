@@ -318,14 +318,33 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     torch.compiler.reset()
 
 
+def test_dreamer_v3_compiles_what_it_does_with_images_where_it_learns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To act, every number of environments would be compiled anew."""
+    called = set()
+
+    def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return lambda *given: called.add(function.__name__) or function(*given)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model, batch = find("model", "dreamer_v3").build(tiny.section("model", "dreamer_v3"), tiny.SPEC), tiny.batch()
+    compile_steps(model)
+    with torch.no_grad():
+        state = model.observe(model.initial(3), batch.action[:, 0], batch.image[:, 0], batch.first[:, 0])
+        model.decode(state)
+    assert called == {"obs_step"}
+    model.loss(batch)
+    assert called == {"obs_step", "activate", "image_error"}
+
+
 @pytest.mark.slow
-def test_compiling_changes_nothing_beyond_rounding(cache: None) -> None:
+@pytest.mark.parametrize("name", ["rssm", "dreamer_v3"])
+def test_compiling_changes_nothing_beyond_rounding(name: str, cache: None) -> None:
     """The same random numbers are drawn: after updates the losses, and the scores of plans, are the same."""
     agents = []
     for compiled in ("never", "always"):
         torch.manual_seed(0)
-        section = tiny.section("model", "rssm")
-        model = find("model", "rssm").build(section, tiny.SPEC)
+        section = tiny.section("model", name)
+        model = find("model", name).build(section, tiny.SPEC)
         actor = CEM(tiny.section("actor", "cem"), model, tiny.SPEC, tiny.REWARD)
         agents.append(Agent(tiny.agent_config(compile=compiled), model, actor, tiny.SPEC))
     told = []
@@ -334,6 +353,7 @@ def test_compiling_changes_nothing_beyond_rounding(cache: None) -> None:
         losses = [agent.learn(tiny.batch(seed=number))["model/loss"] for number in range(5)]
         _, memory = agent.act(None, np.zeros((2, *tiny.SPEC.image_shape), np.uint8))
         told.append((torch.stack(losses), memory.info.predicted_return))
-    assert vars(agents[1].model)["obs_step"].fast is not None
+    for method in agents[1].model.step_methods:
+        assert vars(agents[1].model)[method].fast is not None
     for plain, fast in zip(*told, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)

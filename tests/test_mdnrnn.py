@@ -20,6 +20,7 @@ from training.configuration.components import ROOT
 from worldmodel.base import Batch, Spec, merge_time, tree_map, tree_stack
 from worldmodel.models import mdnrnn
 from worldmodel.networks import gaussian, mixture
+from worldmodel.networks.images import to_float
 from worldmodel.networks.noise import common_random_numbers
 from worldmodel.networks.recurrent import LSTMCell
 
@@ -460,7 +461,7 @@ def test_on_linear_gaussian_data_v_reaches_the_likelihood_of_probabilistic_pca()
 
     model = make(CARD, **PLAIN, latent=2, free_nats=0.0, image_weight=1 / (2 * noise))
     model.vision = Straight(2)  # type: ignore[assignment]
-    data = still(255 * x.view(-1, 1, 4, 4))  # floats: no picture, but `preprocess` does not mind
+    data = still(255 * x.view(-1, 1, 4, 4))  # floats: no picture, but `to_float` does not mind
     optimizer = torch.optim.Adam(model.vision.parameters(), 0.1)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, 400)
     for _ in range(400):
@@ -499,7 +500,7 @@ def test_v_finds_the_dot() -> None:
     assert min(floor) >= 64 * 0.5 - 1e-4
 
     def codes(image: Tensor) -> np.ndarray:
-        mean = model.vision.encode(mdnrnn.preprocess(image))[0].numpy()
+        mean = model.vision.encode(to_float(image))[0].numpy()
         return np.concatenate([mean, np.ones((len(mean), 1))], 1)
 
     with torch.no_grad():
@@ -508,7 +509,7 @@ def test_v_finds_the_dot() -> None:
         place, image = pictures(2000)  # fresh ones
         missed = place - codes(image) @ probe
         r2 = 1 - missed.var(0) / place.var(0)
-        pixels = mdnrnn.preprocess(image)
+        pixels = to_float(image)
         z = gaussian.sample(*model.vision.encode(pixels))
         error = (model.vision.decode(z) - pixels).square().mean() / pixels.var(0, correction=0).mean()
     print(f"{r2=} {error=}")

@@ -24,11 +24,13 @@ from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, begin_state, m
 from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.block_gru import BlockGRU
 from worldmodel.networks.convolutional import Depths
-from worldmodel.networks.convolutional_v3 import Decoder, Encoder, image_does_not_fit
+from worldmodel.networks.convolutional_v3 import Activation, Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
+from worldmodel.networks.images import to_float
 from worldmodel.networks.joint_gradients import joint_gradients, product
-from worldmodel.networks.normalization import RMSNorm
+from worldmodel.networks.normalization import RMSNorm, rms_norm_silu
 from worldmodel.networks.policies import clip_action
+from worldmodel.networks.precision import precision_of_products
 from worldmodel.networks.rms_norm_mlp import MLP, NormLinear, linear
 
 
@@ -44,8 +46,7 @@ class Config(ModelConfig):
     bins: two_hot.Bins  # of the reward's distribution
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
     free_nats: float = Field(ge=0, le=1e9)
-    # the continue head learns (1 - terminal)(1 - 1/horizon); null: 1 - terminal
-    horizon: float | None = Field(gt=1, le=1e9)
+    horizon: float | None = Field(gt=1, le=1e9)  # the continue head learns (1 - terminal)(1 - 1/horizon); or null
     image_weight: float = Field(gt=0, le=1e9)
     reward_weight: float = Field(ge=0, le=1e9)
     continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
@@ -55,9 +56,7 @@ class Config(ModelConfig):
     @model_validator(mode="after")
     def agree(self) -> "Config":
         if self.deter % self.blocks or self.depths[-1] % self.blocks:
-            raise ValueError(
-                f"{self.blocks} blocks do not divide deter ({self.deter}) and the last of depths ({self.depths[-1]})"
-            )
+            raise ValueError(f"{self.blocks} blocks do not divide deter={self.deter} and depths[-1]={self.depths[-1]}")
         return self
 
     def idle_keys(self) -> dict[str, str]:
@@ -89,7 +88,7 @@ class StepWeights(NamedTuple):
 
 
 class DreamerV3(WorldModel):
-    step_methods = ("imagine", "obs_step")
+    step_methods = ("imagine", "obs_step", "activate", "image_error")
     takes_context = True
     bins: Tensor
 
@@ -123,7 +122,7 @@ class DreamerV3(WorldModel):
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         weights = self.step_weights()
         entered = self.enter(torch.where(first[:, None], 0.0, action), weights)
-        return self.obs_step(state, entered, self.embed(preprocess(image)), first, weights)[0]
+        return self.obs_step(state, entered, self.embed(image), first, weights)[0]
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         weights = self.step_weights()
@@ -131,7 +130,8 @@ class DreamerV3(WorldModel):
         return State(deter, categorical.sample(self.log_probs(self.prior(deter)), temperature))
 
     def features(self, state: State) -> Tensor:
-        return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
+        dtype = precision_of_products(state.deter)  # cast once and not by every head
+        return torch.cat([state.deter.to(dtype), state.stoch.flatten(-2).to(dtype)], -1)
 
     def reward(self, state: State) -> Tensor:
         return two_hot.mean(self.reward_head(self.features(state)), self.bins)
@@ -139,9 +139,8 @@ class DreamerV3(WorldModel):
     def continues(self, state: State) -> Tensor:
         if not self.config.continue_weight:
             return state.deter.new_ones(state.deter.shape[:-1])
-        # The head has learned the discount, too, but who acts brings his own.
         probability = self.continue_head(self.features(state)).squeeze(-1).float().sigmoid()
-        return (probability / self.discount).clamp(max=1)
+        return (probability / self.discount).clamp(max=1)  # it has learned the discount; who acts brings his own
 
     def decode(self, state: State) -> Tensor:
         return self.decoder(state.deter, state.stoch.flatten(-2)).float().sigmoid()
@@ -160,15 +159,8 @@ class DreamerV3(WorldModel):
         return StepWeights(recurrent, inputs, action, self.posterior_hidden.weight[:, : self.config.deter].t())
 
     def enter(self, action: Tensor, weights: StepWeights) -> Tensor:
-        """Actions (..., A) -> their share of the GRU's hidden layer, (..., D). None counts for more than 1, as in an
-        environment, which clips what a policy draws.
-        """
+        """Actions (..., A), clipped as environments do -> their share of the GRU's hidden layer, (..., D)."""
         return self.action_proj(clip_action(action)) @ weights.action + self.gru.bias
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Images (N, C, Y, X) in [0, 1] -> the image's share of the posterior's hidden layer, (N, hidden)."""
-        layer = self.posterior_hidden
-        return F.linear(self.encoder(image - 0.5), layer.weight[:, self.config.deter :], layer.bias)
 
     def core(self, state: State, entered: Tensor, weights: StepWeights) -> Tensor:
         """The belief h' before the image is seen, (N, D)."""
@@ -192,10 +184,23 @@ class DreamerV3(WorldModel):
         log_p = self.log_probs(dense(self.posterior, hidden))
         return State(deter, categorical.sample(log_p)), log_p
 
+    def embed(self, image: Tensor, activate: Activation = rms_norm_silu) -> Tensor:
+        """Images (N, C, Y, X), uint8 -> the image's share of the posterior's hidden layer, (N, hidden)."""
+        encoded, layer = self.encoder(to_float(image) - 0.5, activate), self.posterior_hidden
+        return F.linear(encoded, layer.weight[:, self.config.deter :], layer.bias)
+
+    def activate(self, image: Tensor, scale: Tensor) -> Tensor:
+        """Compiled, one pass over memory; for learning: to act, every number of images would be compiled anew."""
+        return rms_norm_silu(image, scale)
+
+    def image_error(self, image: Tensor, decoded: Tensor) -> Tensor:
+        """Between images (N, C, Y, X), uint8, and what the decoder says of them, before the sigmoid: ()."""
+        return gaussian.sum_squared_error(to_float(image), decoded.float().sigmoid())
+
     # ---- learning ----
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
-        image = preprocess(batch.image.flatten(0, 1))  # (N, C, Y, X)
+        image = batch.image.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, C, Y, X), the decoder's
         states, log_q = self.scan(batch, image)  # (B, T, ...)
         log_p = self.log_probs(self.prior(states.deter))  # (B, T, S, C)
         config, dyn = self.config, categorical.kl(log_q.detach(), log_p)  # (B, T)
@@ -218,7 +223,7 @@ class DreamerV3(WorldModel):
     def scan(self, batch: Batch, image: Tensor) -> tuple[State, Tensor]:
         """The states (B, T, ...) of sequences that are observed from their first row to their last, and log q."""
         weights = self.step_weights()
-        embed = self.embed(image).unflatten(0, batch.reward.shape)  # (B, T, hidden)
+        embed = self.embed(image, self.activate).unflatten(0, batch.reward.shape)  # (B, T, hidden)
         state, first = self.begin(batch)
         entered = self.enter(torch.where(first[..., None], 0.0, batch.action), weights)  # (B, T, D)
         steps = []
@@ -233,8 +238,9 @@ class DreamerV3(WorldModel):
         """The weighted losses of what is read from states (N, ...), and metrics."""
         config, features, reward = self.config, self.features(states), batch.reward.flatten()
         logits = self.reward_head(features)  # (N, bins)
+        decoded = self.decoder(states.deter, states.stoch.flatten(-2), self.activate)
         losses = {
-            "image": config.image_weight * gaussian.sum_squared_error(image, self.decode(states)),
+            "image": config.image_weight * self.image_error(image, decoded),
             "reward": config.reward_weight * two_hot.loss(logits, reward, self.bins).mean(),
         }
         if config.continue_weight:
@@ -242,8 +248,3 @@ class DreamerV3(WorldModel):
             alive = (1 - batch.terminal.flatten().float()) * self.discount
             losses["continue"] = config.continue_weight * F.binary_cross_entropy_with_logits(logit, alive)
         return losses, {"reward_mae": (two_hot.mean(logits, self.bins) - reward).abs().mean()}
-
-
-def preprocess(image: Tensor) -> Tensor:
-    """uint8 -> [0, 1]."""
-    return image.float() / 255

@@ -26,6 +26,7 @@ from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.convolutional import Depths
 from worldmodel.networks.convolutional_v3_2023 import Decoder, Encoder, image_does_not_fit
 from worldmodel.networks.dense import dense
+from worldmodel.networks.images import to_float
 from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.layer_norm_gru import LayerNormGRUCell
 from worldmodel.networks.layer_norm_mlp import MLP
@@ -100,7 +101,7 @@ class DreamerV32023(WorldModel):
 
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         entered = self.enter(torch.where(first[:, None], 0.0, action))
-        return self.obs_step(state, entered, self.embed(preprocess(image)), first, self.initial(len(first)))[0]
+        return self.obs_step(state, entered, self.embed(to_float(image)), first, self.initial(len(first)))[0]
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         deter = self.core(state, self.enter(action))
@@ -155,7 +156,7 @@ class DreamerV32023(WorldModel):
     # ---- learning ----
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
-        image = preprocess(batch.image.flatten(0, 1))  # (N, C, Y, X)
+        image = to_float(batch.image.flatten(0, 1))  # (N, C, Y, X)
         states, log_q = self.scan(batch, image)  # (B, T, ...)
         log_p = self.log_probs(self.prior(states.deter))  # (B, T, S, C)
         config, dyn = self.config, categorical.kl(log_q.detach(), log_p)  # (B, T)
@@ -209,8 +210,3 @@ def halves(first: int, second: int, units: int) -> tuple[nn.Linear, nn.Linear]:
     for layer in layers:
         truncated_normal(layer.weight, (first + second + units) / 2)
     return layers
-
-
-def preprocess(image: Tensor) -> Tensor:
-    """uint8 -> [0, 1]."""
-    return image.float() / 255

@@ -24,6 +24,7 @@ from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, tree_stack
 from worldmodel.networks import data_parallel, gaussian, mixture
 from worldmodel.networks.convolutional import Decoder, Depths, Encoder, Kernels, image_too_small
 from worldmodel.networks.dense import MLP, dense, glorot, glorot_each
+from worldmodel.networks.images import to_float
 from worldmodel.networks.recurrent import LSTMCell
 
 PIECE = 1024  # images that are encoded at once where no gradient is wanted
@@ -120,7 +121,7 @@ class MDNRNN(WorldModel):
         return State(zeros(n, config.latent), hidden, cell, zeros(n, int(config.input_is_first)))
 
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
-        z = gaussian.sample(*self.vision.encode(preprocess(image)))  # not the mean, as published (trap 14)
+        z = gaussian.sample(*self.vision.encode(to_float(image)))  # not the mean, as published (trap 14)
         return self.correct(z, self.lstm(self.inputs(state, action), state.hidden, state.cell), first)
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
@@ -174,10 +175,10 @@ class MDNRNN(WorldModel):
         images = batch.image.flatten(0, 1)  # (N, C, Y, X)
         if part == "memory":  # V is frozen: images are encoded in pieces, and no activations are kept
             with torch.no_grad():
-                encoded = [self.vision.encode(preprocess(piece)) for piece in images.split(PIECE)]
+                encoded = [self.vision.encode(to_float(piece)) for piece in images.split(PIECE)]
             mean, std = map(torch.cat, zip(*encoded, strict=True))  # (N, Z)
         else:
-            pictures = preprocess(images)
+            pictures = to_float(images)
             mean, std = self.vision.encode(pictures)
         z = gaussian.sample(mean, std)
         with torch.set_grad_enabled(learn and part != "vision"):
@@ -243,8 +244,3 @@ class MDNRNN(WorldModel):
                 output[:, -1].float(), 1 - terminal, weight
             )
         return losses, (reward - target).abs().mean() * config.reward_divisor
-
-
-def preprocess(image: Tensor) -> Tensor:
-    """uint8 -> [0, 1]."""
-    return image.float() / 255

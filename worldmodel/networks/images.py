@@ -9,6 +9,11 @@ from worldmodel.networks.precision import precision_of_products
 SMALLEST = 1e-3  # standard deviation; images that never change have none
 
 
+def to_float(image: Tensor) -> Tensor:
+    """uint8 -> [0, 1]."""
+    return image.float() / 255
+
+
 def quantise(image: Tensor, bits: int, noise: bool) -> Tensor:
     """uint8 -> floor(x / 2^(8-bits)) / 2^bits - 0.5: five bits give [-0.5, 0.5) in 32 steps (trap 30). noise: plus
     U[0, 2^-bits), anew at every call.

@@ -10,18 +10,25 @@ from torch import Tensor, nn
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * scale, without a shift (DreamerV3): (..., C) -> (..., C)."""
 
-    def __init__(self, size: int, eps: float = 1e-4) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(size))
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and self.scale.dtype == torch.float32 and not torch.compiler.is_compiling():
-            result: Tensor = RMSNormOnCPU.apply(x, self.scale, self.eps)
-            return result
-        wide = x.float()
-        rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * rms * self.scale).to(x.dtype)
+        return rms_norm(x, self.scale)
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float = 1e-4) -> Tensor:
+    if x.device.type == "cpu" and scale.dtype == torch.float32 and not torch.compiler.is_compiling():
+        result: Tensor = RMSNormOnCPU.apply(x, scale, eps)
+        return result
+    wide = x.float()
+    rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * rms * scale).to(x.dtype)
+
+
+def rms_norm_silu(x: Tensor, scale: Tensor) -> Tensor:
+    return F.silu(rms_norm(x, scale))
 
 
 class RMSNormOnCPU(torch.autograd.Function):
