@@ -111,7 +111,7 @@ class WorldModel(nn.Module, ABC):
     draw random numbers from the device's default generator, whose state a checkpoint holds.
     """
 
-    step_methods: tuple[str, ...] = ("imagine",)  # called once per time step: worth compiling
+    step_methods: tuple[str, ...] = ("imagine",)  # worth compiling: called at every time step, or a pass over images
     takes_context = False  # whether sequences begin in the states that replay has stored: begin() by begin_state()
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
