@@ -27,8 +27,9 @@ setup: .venv/.installed
 train: setup
 	$(BIN)/python train.py exp=quickstart $(ARGS)
 
-# Tests are right on a busy machine, too: one thread does not wait for another. One process a core, each file in one.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# Tests are right on a busy machine, too: one thread does not wait for another. One process a core, each file in one,
+# in the order of tests/conftest.py.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test test-quick: export OMP_NUM_THREADS = 1
 
 test: setup

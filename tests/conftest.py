@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 # Who starts tests in the background (nohup, a shell's &, some CI systems) has signals ignored in all that they start,
 # and train.py respects that. The programs that tests start and end by signals must not inherit it.
 for number, handler in (
@@ -10,3 +12,9 @@ for number, handler in (
 ):  # fmt: skip
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that in the end no process is left alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
