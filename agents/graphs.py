@@ -122,8 +122,8 @@ def cuda_graph(call: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
 
 
 def compile_steps(model: WorldModel) -> None:
-    """Compile what a model does at every time step, or with images: many kernels become few. What was compiled is kept
-    on disk for the next run. What cannot be compiled runs normally, after a warning.
+    """Compile what a model names in step_methods: many short kernels, or passes over memory, become few. What was
+    compiled is kept on disk for the next run. What cannot be compiled runs normally, after a warning.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "worldmodel" / "compiled"))
     # Raised by what the compiler itself reads.

@@ -76,11 +76,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, dict[str, float
     batch = filled().sample(np.random.default_rng(0), sequences, rows)
     batch = batch.to(ours.device)
     title = f"{name} update {sequences}x{rows}" + (", compiled" if compiled == "always" else "")
+    first = timed(lambda: ours.learn(batch, JOINT), ours.device, 1)
     found = {
         title: beside(
             lambda: ours.learn(batch, JOINT), lambda: plain.learn(batch, JOINT), ours.device, rate, options.repeats
         )
     }
+    if compiled == "always":
+        as_it_is = built(name, options.device, "auto", "never")
+        as_it_is.learn(batch, JOINT)
+        seconds = timed(lambda: as_it_is.learn(batch, JOINT), ours.device, options.repeats)
+        found[title] |= {"first_seconds": first, "not_compiled_seconds": seconds}
     for n in (1, 16):
         image = np.zeros((n, *SPEC.image_shape), np.uint8)
         first = np.zeros(n, bool)

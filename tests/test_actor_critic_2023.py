@@ -48,6 +48,18 @@ def test_no_model_dreams_of_actions_that_an_environment_would_clip(name: str) ->
     assert path.action.abs().max() > 1.5
 
 
+def test_a_dream_without_gradients_casts_features_once() -> None:
+    """Its readers would each cast them. Where there are gradients, these would be summed in half precision."""
+    model, actor = pair("dreamer_v3_2023", dreams.SMALL, horizon=2)
+    batch = dreams.batch(spec=dreams.SMALL)
+    given = merge_time(states_of(model, batch)[1]), batch.action.flatten(0, 1), actor.policy, 2
+    for gradients, dtype in ((False, torch.bfloat16), (True, torch.float32)):
+        with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
+            path = imagine_trajectory(model, actor.objective, *given)
+        assert path.features.dtype == dtype
+        torch.testing.assert_close(path.features[0].float(), model.features(given[0]), rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("spec", [dreams.SMALL, DISCRETE], ids=["continuous", "discrete"])
 def test_its_losses_are_the_equations(spec: Spec) -> None:
     """Written out once more, dream by dream; two rows are terminal, and the dreams go on or not by the likelier. The

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agents.base import Mode, Objective
 from worldmodel.base import State, WorldModel, merge_time, tree_stack
 from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal, clip_action
+from worldmodel.networks.precision import precision_of_products
 
 Policy: TypeAlias = TanhNormal | TruncatedNormal | BoundedNormal | OneHotCategorical
 EvaluateWith: TypeAlias = Literal["mode", "sample"]
@@ -19,7 +20,7 @@ EvaluateWith: TypeAlias = Literal["mode", "sample"]
 class Trajectory(NamedTuple):
     """A dream of H actions, time first. Row i of everything but the actions is about state i; state 0 is the start."""
 
-    features: Tensor  # (H + 1, N, F)
+    features: Tensor  # (H + 1, N, F), without gradients in the precision of products
     action: Tensor  # (H, N, A) drawn in state i, which may lie outside [-1, 1]: what it then does leads to state i + 1
     reward: Tensor  # (H + 1, N) of arriving in state i
     continues: Tensor  # (H + 1, N) probability that state i is not terminal
@@ -41,12 +42,18 @@ def imagine_trajectory(
     clip_actions: for policies that draw actions beyond [-1, 1], which environments clip: the model and the objective
     get them within, since outside they were never trained.
     """
-    path, features, taken, actions = [start], [model.features(start)], [action], list[Tensor]()
+
+    def features_of(state: State) -> Tensor:
+        """Cast once and not by each who reads them; where there is a gradient it would be summed in that precision."""
+        features = model.features(state)
+        return features if torch.is_grad_enabled() else features.to(precision_of_products(features))
+
+    path, features, taken, actions = [start], [features_of(start)], [action], list[Tensor]()
     for _ in range(horizon):
         actions.append(policy(features[-1].detach()).sample())
         taken.append(clip_action(actions[-1]) if clip_actions else actions[-1])
         path.append(model.imagine(path[-1], taken[-1]))
-        features.append(model.features(path[-1]))
+        features.append(features_of(path[-1]))
     states = tree_stack(path, 0)  # (H + 1, N, ...)
     reward = objective.reward(model, states, torch.stack(taken)).float()
     continues = model.continues(merge_time(states)).float().view(reward.shape)

@@ -24,13 +24,12 @@ from worldmodel.base import Batch, ModelConfig, Spec, WorldModel, begin_state, m
 from worldmodel.networks import categorical, gaussian, two_hot
 from worldmodel.networks.block_gru import BlockGRU
 from worldmodel.networks.convolutional import Depths
-from worldmodel.networks.convolutional_v3 import Activation, Decoder, Encoder, image_does_not_fit
+from worldmodel.networks.convolutional_v3 import Decoder, Encoder, NormSiLU, image_does_not_fit
 from worldmodel.networks.dense import dense
-from worldmodel.networks.images import to_float
+from worldmodel.networks.images import scaled, to_float
 from worldmodel.networks.joint_gradients import joint_gradients, product
 from worldmodel.networks.normalization import RMSNorm, rms_norm_silu
 from worldmodel.networks.policies import clip_action
-from worldmodel.networks.precision import precision_of_products
 from worldmodel.networks.rms_norm_mlp import MLP, NormLinear, linear
 
 
@@ -46,7 +45,7 @@ class Config(ModelConfig):
     bins: two_hot.Bins  # of the reward's distribution
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
     free_nats: float = Field(ge=0, le=1e9)
-    horizon: float | None = Field(gt=1, le=1e9)  # the continue head learns (1 - terminal)(1 - 1/horizon); or null
+    horizon: float | None = Field(gt=1, le=1e9)  # the continue head learns (1 - terminal)(1 - 1/horizon)
     image_weight: float = Field(gt=0, le=1e9)
     reward_weight: float = Field(ge=0, le=1e9)
     continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
@@ -88,7 +87,7 @@ class StepWeights(NamedTuple):
 
 
 class DreamerV3(WorldModel):
-    step_methods = ("imagine", "obs_step", "activate", "image_error")
+    step_methods = ("imagine", "obs_step", "scale", "norm_silu", "image_error")  # the last three by the loss
     takes_context = True
     bins: Tensor
 
@@ -122,7 +121,7 @@ class DreamerV3(WorldModel):
     def observe(self, state: State, action: Tensor, image: Tensor, first: Tensor) -> State:
         weights = self.step_weights()
         entered = self.enter(torch.where(first[:, None], 0.0, action), weights)
-        return self.obs_step(state, entered, self.embed(image), first, weights)[0]
+        return self.obs_step(state, entered, self.embed(scaled(image)), first, weights)[0]
 
     def imagine(self, state: State, action: Tensor, temperature: float = 1.0) -> State:
         weights = self.step_weights()
@@ -130,8 +129,7 @@ class DreamerV3(WorldModel):
         return State(deter, categorical.sample(self.log_probs(self.prior(deter)), temperature))
 
     def features(self, state: State) -> Tensor:
-        dtype = precision_of_products(state.deter)  # cast once and not by every head
-        return torch.cat([state.deter.to(dtype), state.stoch.flatten(-2).to(dtype)], -1)
+        return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
 
     def reward(self, state: State) -> Tensor:
         return two_hot.mean(self.reward_head(self.features(state)), self.bins)
@@ -184,13 +182,15 @@ class DreamerV3(WorldModel):
         log_p = self.log_probs(dense(self.posterior, hidden))
         return State(deter, categorical.sample(log_p)), log_p
 
-    def embed(self, image: Tensor, activate: Activation = rms_norm_silu) -> Tensor:
-        """Images (N, C, Y, X), uint8 -> the image's share of the posterior's hidden layer, (N, hidden)."""
-        encoded, layer = self.encoder(to_float(image) - 0.5, activate), self.posterior_hidden
+    def embed(self, image: Tensor, norm_silu: NormSiLU = rms_norm_silu) -> Tensor:
+        """Scaled images (N, C, Y, X) -> the image's share of the posterior's hidden layer, (N, hidden)."""
+        encoded, layer = self.encoder(image, norm_silu), self.posterior_hidden
         return F.linear(encoded, layer.weight[:, self.config.deter :], layer.bias)
 
-    def activate(self, image: Tensor, scale: Tensor) -> Tensor:
-        """Compiled, one pass over memory; for learning: to act, every number of images would be compiled anew."""
+    def scale(self, image: Tensor) -> Tensor:
+        return scaled(image)
+
+    def norm_silu(self, image: Tensor, scale: Tensor) -> Tensor:
         return rms_norm_silu(image, scale)
 
     def image_error(self, image: Tensor, decoded: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class DreamerV3(WorldModel):
     # ---- learning ----
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
-        image = batch.image.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, C, Y, X), the decoder's
+        image = batch.image.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, C, Y, X)
         states, log_q = self.scan(batch, image)  # (B, T, ...)
         log_p = self.log_probs(self.prior(states.deter))  # (B, T, S, C)
         config, dyn = self.config, categorical.kl(log_q.detach(), log_p)  # (B, T)
@@ -223,7 +223,7 @@ class DreamerV3(WorldModel):
     def scan(self, batch: Batch, image: Tensor) -> tuple[State, Tensor]:
         """The states (B, T, ...) of sequences that are observed from their first row to their last, and log q."""
         weights = self.step_weights()
-        embed = self.embed(image, self.activate).unflatten(0, batch.reward.shape)  # (B, T, hidden)
+        embed = self.embed(self.scale(image), self.norm_silu).unflatten(0, batch.reward.shape)  # (B, T, hidden)
         state, first = self.begin(batch)
         entered = self.enter(torch.where(first[..., None], 0.0, batch.action), weights)  # (B, T, D)
         steps = []
@@ -238,7 +238,7 @@ class DreamerV3(WorldModel):
         """The weighted losses of what is read from states (N, ...), and metrics."""
         config, features, reward = self.config, self.features(states), batch.reward.flatten()
         logits = self.reward_head(features)  # (N, bins)
-        decoded = self.decoder(states.deter, states.stoch.flatten(-2), self.activate)
+        decoded = self.decoder(states.deter, states.stoch.flatten(-2), self.norm_silu)
         losses = {
             "image": config.image_weight * self.image_error(image, decoded),
             "reward": config.reward_weight * two_hot.loss(logits, reward, self.bins).mean(),

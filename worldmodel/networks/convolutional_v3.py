@@ -15,7 +15,7 @@ from worldmodel.networks.initializers import truncated_normal
 from worldmodel.networks.normalization import RMSNorm, rms_norm_silu
 from worldmodel.networks.rms_norm_mlp import NormLinear, linear
 
-Activation = Callable[[Tensor, Tensor], Tensor]  # a map (..., C) and the norm's scale (C,) -> what is activated
+NormSiLU = Callable[[Tensor, Tensor], Tensor]  # a map (..., C) and the norm's scale (C,) -> SiLU(RMSNorm(map))
 KERNEL = 5
 SMALLEST, LARGEST = 3, 16  # pixels along each axis of the map at the bottleneck
 
@@ -43,7 +43,7 @@ def convolution(here: int, there: int) -> nn.Conv2d:
 class Encoder(nn.Module):
     """Per stage a convolution, 2x2 max-pooling, RMSNorm over channels, SiLU; flattened. (N, C, Y, X) -> (N, size).
 
-    activate: the last two, which a model may have compiled.
+    norm_silu: the last two, which a model may have compiled.
     """
 
     def __init__(self, image: tuple[int, int, int], depths: Sequence[int]) -> None:
@@ -54,11 +54,12 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(convolution(here, there) for here, there in pairwise([image[0], *depths]))
         self.norms = nn.ModuleList(RMSNorm(depth) for depth in depths)
 
-    def forward(self, image: Tensor, activate: Activation = rms_norm_silu) -> Tensor:
+    def forward(self, image: Tensor, norm_silu: NormSiLU = rms_norm_silu) -> Tensor:
         image = channels_last(image)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             pooled = F.max_pool2d(layer(image), 2)
-            image = activate(rearrange(pooled, "n c y x -> n y x c"), norm.get_parameter("scale"))
+            assert isinstance(norm, RMSNorm)
+            image = norm_silu(rearrange(pooled, "n c y x -> n y x c"), norm.scale)
             image = rearrange(image, "n y x c -> n c y x")
         return rearrange(image, "n c y x -> n (y x c)")
 
@@ -67,7 +68,7 @@ class Decoder(nn.Module):
     """From h (N, D) and z (N, Z) to an image (N, C, Y, X), before the sigmoid.
 
     A small map is the sum of what blocks of h and what z say; then per stage the map doubles (nearest neighbour) and is
-    convolved, with RMSNorm over channels and SiLU before it (activate, as the encoder's).
+    convolved, with RMSNorm over channels and SiLU before it (norm_silu, as the encoder's).
     """
 
     def __init__(
@@ -84,12 +85,13 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(convolution(here, there) for here, there in pairwise(channels))
         self.register_buffer("phases", phases(), persistent=False)
 
-    def forward(self, deter: Tensor, stoch: Tensor, activate: Activation = rms_norm_silu) -> Tensor:
+    def forward(self, deter: Tensor, stoch: Tensor, norm_silu: NormSiLU = rms_norm_silu) -> Tensor:
         y, x = self.grid
         image = rearrange(self.from_deter(deter), "n (g y x c) -> n y x (g c)", g=self.blocks, y=y, x=x)
         image = image + rearrange(self.from_stoch(stoch), "n (y x c) -> n y x c", y=y, x=x)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            image = self.doubled(layer, activate(image, norm.get_parameter("scale")))
+            assert isinstance(norm, RMSNorm)
+            image = self.doubled(layer, norm_silu(image, norm.scale))
         return rearrange(image, "n y x c -> n c y x")
 
     def doubled(self, layer: nn.Module, image: Tensor) -> Tensor:

@@ -14,6 +14,12 @@ def to_float(image: Tensor) -> Tensor:
     return image.float() / 255
 
 
+def scaled(image: Tensor) -> Tensor:
+    """uint8 -> [-0.5, 0.5], in the precision of the convolution that reads it."""
+    image = to_float(image) - 0.5
+    return image.to(precision_of_products(image))
+
+
 def quantise(image: Tensor, bits: int, noise: bool) -> Tensor:
     """uint8 -> floor(x / 2^(8-bits)) / 2^bits - 0.5: five bits give [-0.5, 0.5) in 32 steps (trap 30). noise: plus
     U[0, 2^-bits), anew at every call.

@@ -19,6 +19,7 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float = 1e-4) -> Tensor:
+    """What RMSNorm computes: (..., C) and (C,) -> (..., C)."""
     if x.device.type == "cpu" and scale.dtype == torch.float32 and not torch.compiler.is_compiling():
         result: Tensor = RMSNormOnCPU.apply(x, scale, eps)
         return result
@@ -28,6 +29,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float = 1e-4) -> Tensor:
 
 
 def rms_norm_silu(x: Tensor, scale: Tensor) -> Tensor:
+    """SiLU(RMSNorm(x)), likewise."""
     return F.silu(rms_norm(x, scale))
 
 
