@@ -45,7 +45,7 @@ class Config(ModelConfig):
     bins: two_hot.Bins  # of the reward's distribution
     unimix: float = Field(ge=0, lt=1)  # share of the uniform distribution in prior and posterior
     free_nats: float = Field(ge=0, le=1e9)
-    horizon: float | None = Field(gt=1, le=1e9)  # the continue head learns (1 - terminal)(1 - 1/horizon)
+    horizon: float | None = Field(gt=1, le=1e9)  # h: the head learns (1 - terminal)(1 - 1/h); null: 1 - terminal
     image_weight: float = Field(gt=0, le=1e9)
     reward_weight: float = Field(ge=0, le=1e9)
     continue_weight: float = Field(ge=0, le=1e9)  # 0 builds no continue head
@@ -200,7 +200,7 @@ class DreamerV3(WorldModel):
     # ---- learning ----
 
     def loss(self, batch: Batch, part: str = "model") -> tuple[Tensor, State, dict[str, Tensor]]:
-        image = batch.image.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, C, Y, X)
+        image = batch.image.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (N, C, Y, X), as decoded
         states, log_q = self.scan(batch, image)  # (B, T, ...)
         log_p = self.log_probs(self.prior(states.deter))  # (B, T, S, C)
         config, dyn = self.config, categorical.kl(log_q.detach(), log_p)  # (B, T)
