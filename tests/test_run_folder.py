@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import runs
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agents
 import evaluate
@@ -26,6 +28,7 @@ from training.run_folder import checkpoint, lock, versions
 from training.run_folder.metrics import Metrics
 from training.run_folder.run import Run, RunError
 from training.run_folder.trained import TrainedRun
+from worldmodel.base import Spec
 
 SECRET = b"of somebody else"
 LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.png", "evaluation.json", "videos/dream.png",
@@ -210,6 +213,28 @@ def test_drawing_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("training.reporting.tensorboard.tag_of", fail)
     assert runs.go(tmp_path, "train.env_steps=20") == 0
     assert capsys.readouterr().out.count("training goes on: RuntimeError no font") == 2
+
+
+def test_a_folder_that_goes_while_curves_are_written_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By who writes: no thread has begun, that would print a traceback of its own."""
+    before = set(threading.enumerate())
+    made = Run.create(tmp_path / "r", {"seed": 0, "plugins": []}, Spec((1, 4, 4), 2, False), "cpu")
+    curves = made.metrics.tensorboard
+    curves.scalars(0, 0, {"learn/a": 0.0})
+    (tmp_path / "r").rename(tmp_path / "moved")
+    for step in range(1, 100):
+        curves.scalars(step, step, {"learn/a": 0.0})
+    assert set(threading.enumerate()) <= before
+    (tmp_path / "moved").rename(tmp_path / "r")
+    curves.scalars(100, 100, {"learn/a": 1.0})
+    made.close()
+    told = capsys.readouterr().out
+    assert told.count("TensorBoard's files cannot be written, training goes on") == 1
+    assert "TensorBoard's files could not be written, 99 times" in told
+    found = EventAccumulator(str(tmp_path / "r")).Reload().Scalars("learn/a")
+    assert [(event.step, event.value) for event in found] == [(0, 0.0), (100, 1.0)]
 
 
 def test_memory_does_not_grow_with_the_log() -> None:

@@ -146,12 +146,11 @@ def disk_facts(folder: str) -> dict[str, Any]:
 
 def tensorboard_facts() -> dict[str, Any]:
     """Whether a curve can be written, and what opens it."""
-    from torch.utils.tensorboard import SummaryWriter
+    from training.reporting.tensorboard import EventFile
 
     with tempfile.TemporaryDirectory() as place:
-        writer = SummaryWriter(place)
-        writer.add_scalar("a", 1.0, 1)
-        writer.close()
-        written = bool(list(Path(place).glob("events.out.*")))
+        file = EventFile(Path(place))
+        file.records.close()
+        written = file.path.stat().st_size > 0
     beside = Path(sys.executable).with_name("tensorboard")
     return {"written": written, "program": str(beside) if beside.exists() else shutil.which("tensorboard")}

@@ -13,6 +13,9 @@ The step is env steps, action repeat included; for a run that never collects it 
 
 import contextlib
 import io
+import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,10 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import histogram, hparams, scalar, text
 
 from training.run_folder.attempts import Attempts
 from worldmodel import files
@@ -34,6 +38,25 @@ NAME = "TensorBoard's files"  # in messages
 SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-parameters: their last values
 
 
+class EventFile:
+    """One file of events. Whoever adds one writes it, so that what fails fails there. (torch's SummaryWriter has a
+    thread that writes: where the folder is gone or the disk full, it prints a traceback and tells at a later word.)
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        """purge_step: forget what earlier files say from there on. Errors: OSError."""
+        name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self.path = folder / name  # TensorBoard reads them in the order of their names
+        self.records = RecordWriter(files.created(self.path))
+        self.add(Event(file_version="brain.Event:2"))
+        if purge_step is not None:
+            self.add(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step))
+
+    def add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.records.write(event.SerializeToString())
+
+
 class TensorBoard:
     """Its files in a run's folder. They are made when something is written; if that fails, they are given up for new
     ones at the next time.
@@ -42,27 +65,29 @@ class TensorBoard:
     def __init__(self, folder: Path, attempt: Attempts) -> None:
         self.folder, self.attempt = folder, attempt
         self.over_updates = False  # whether the step is updates
-        self.writer: SummaryWriter | None = None
+        self.file: EventFile | None = None
 
-    def open(self, purge_step: int | None = None) -> SummaryWriter:
-        if self.writer and not self.files():  # deleted: the thread that writes would fail
+    def open(self, purge_step: int | None = None) -> EventFile:
+        if self.file and not self.file.path.exists():  # deleted, or the folder was moved
             self.close()
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.folder), purge_step=purge_step, flush_secs=10)
-        return self.writer
+        if self.file is None:
+            self.file = EventFile(self.folder, purge_step)
+        return self.file
 
     def close(self) -> None:
-        writer, self.writer = self.writer, None
-        if writer:
+        file, self.file = self.file, None
+        if file:
             with self.attempt(NAME):
-                writer.close()
+                file.records.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """What fails inside is counted."""
+        """What is added inside is in the file at the end. What fails is counted."""
         with self.attempt(NAME):
             try:
                 yield
+                if self.file:
+                    self.file.records.flush()
             except BaseException:
                 self.close()
                 raise
@@ -73,8 +98,6 @@ class TensorBoard:
         """The bytes of every file, for a checkpoint. None, if that is not known."""
         found = None
         with self.writing():
-            if self.writer:
-                self.writer.flush()
             found = {path.name: path.stat().st_size for path in self.files()}
         return found
 
@@ -100,17 +123,16 @@ class TensorBoard:
 
     def scalars(self, step: int, updates: int, values: Mapping[str, float]) -> None:
         with self.writing():
-            writer = self.open()
             for name, value in values.items():
                 tag = tag_of(name)
-                writer.add_scalar(tag, value, self.x(step, updates))
+                self.add(scalar(tag, value), self.x(step, updates))
                 if not (self.over_updates or tag.startswith("run/")):
-                    writer.add_scalar(f"over_updates/{tag}", value, updates)
+                    self.add(scalar(f"over_updates/{tag}", value), updates)
 
     def histogram(self, tag: str, values: np.ndarray, edges: np.ndarray, step: int, updates: int) -> None:
         """How often values lie between edges."""
         with self.writing():
-            self.open().add_histogram(tag, values, self.x(step, updates), bins=edges)
+            self.add(histogram(tag, values, edges), self.x(step, updates))
 
     def picture(self, name: str, content: bytes, step: int, updates: int) -> None:
         """A PNG or GIF, animated or not, as it is."""
@@ -123,12 +145,12 @@ class TensorBoard:
         """The config as text, and the hyper-parameters, with the final score in TensorBoard's table of them."""
         with self.writing():
             lines = yaml.safe_dump(dict(config), sort_keys=False).splitlines()
-            self.open().add_text("config", "\n".join(f"    {line}" for line in lines), self.x(step, updates))
+            self.add(text("config", "\n".join(f"    {line}" for line in lines)), self.x(step, updates))
             for summary in hparams(leaves(config), dict.fromkeys(SCORES, 0.0)):  # which only names the scores
-                self.add(summary)
+                self.add(summary, 0)
 
-    def add(self, summary: Summary, x: int | None = None) -> None:
-        self.open()._get_file_writer().add_summary(summary, x)
+    def add(self, summary: Summary, x: int) -> None:
+        self.open().add(Event(summary=summary, step=int(x)))
 
     def x(self, step: int, updates: int) -> int:
         return updates if self.over_updates else step
