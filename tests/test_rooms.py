@@ -255,7 +255,7 @@ NOT_A_RUNS = {
     "training/run_folder/run.py": {"folder.mkdir"},  # the run's folder itself
     "training/run_folder/run_name.py": {"folder.parent.glob"},
     "training/configuration/size.py": {"(CONFIGS / 'sizes.yaml').read_text"},
-    "training/reporting/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob", "self.open"},
+    "training/reporting/tensorboard.py": {"Image.open", "path.unlink", "self.folder.glob"},
     "training/run_folder/trained.py": {"folder.mkdir"},  # beside an agent's file
     "worldmodel/replay/episodes.py": {"zipfile.ZipFile"},  # of a file that is open
 }  # fmt: skip

@@ -2,6 +2,8 @@
 what was edited by hand is told.
 """
 
+import contextlib
+import errno
 import importlib.metadata
 import itertools
 import json
@@ -11,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ import agents
 import evaluate
 from training import build
 from training.reporting import history
+from training.reporting.tensorboard import TensorBoard
 from training.run_folder import checkpoint, lock, versions
+from training.run_folder.attempts import Attempts
 from training.run_folder.metrics import Metrics
 from training.run_folder.run import Run, RunError
 from training.run_folder.trained import TrainedRun
-from worldmodel.base import Spec
 
 SECRET = b"of somebody else"
 LOGS = ("metrics.jsonl", "curve.png", "losses.png", "dream.png", "evaluation.json", "videos/dream.png",
@@ -215,26 +218,75 @@ def test_drawing_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out.count("training goes on: RuntimeError no font") == 2
 
 
+@pytest.fixture
+def curves(tmp_path: Path) -> TensorBoard:
+    """Of a folder of its own, with one point at step 0."""
+    (tmp_path / "r").mkdir()
+    made = TensorBoard(tmp_path / "r", Attempts(tmp_path / "r"))
+    made.scalars(0, 0, {"learn/a": 0.0})
+    return made
+
+
+def steps(curves: TensorBoard) -> list[int]:
+    return [event.step for event in EventAccumulator(str(curves.folder)).Reload().Scalars("learn/a")]
+
+
 def test_a_folder_that_goes_while_curves_are_written_is_told_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    curves: TensorBoard, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By who writes: no thread has begun, that would print a traceback of its own."""
     before = set(threading.enumerate())
-    made = Run.create(tmp_path / "r", {"seed": 0, "plugins": []}, Spec((1, 4, 4), 2, False), "cpu")
-    curves = made.metrics.tensorboard
-    curves.scalars(0, 0, {"learn/a": 0.0})
-    (tmp_path / "r").rename(tmp_path / "moved")
+    curves.folder.rename(tmp_path / "moved")
     for step in range(1, 100):
         curves.scalars(step, step, {"learn/a": 0.0})
     assert set(threading.enumerate()) <= before
-    (tmp_path / "moved").rename(tmp_path / "r")
+    (tmp_path / "moved").rename(curves.folder)
     curves.scalars(100, 100, {"learn/a": 1.0})
-    made.close()
+    curves.attempt.sum_up()
     told = capsys.readouterr().out
     assert told.count("TensorBoard's files cannot be written, training goes on") == 1
     assert "TensorBoard's files could not be written, 99 times" in told
-    found = EventAccumulator(str(tmp_path / "r")).Reload().Scalars("learn/a")
-    assert [(event.step, event.value) for event in found] == [(0, 0.0), (100, 1.0)]
+    assert steps(curves) == [0, 100]
+
+
+def test_a_full_disk_leaves_neither_half_a_point_nor_empty_files(
+    curves: TensorBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Any]:
+        with open(path, "ab") as file:
+
+            class Half:
+                fileno, truncate = file.fileno, file.truncate
+
+                def write(self, content: bytes) -> None:
+                    file.write(content[: len(content) // 2])
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+            yield Half()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldmodel.files.appended", full)
+        for step in range(1, 10):
+            curves.scalars(step, step, {"learn/a": 0.0})
+    assert curves.attempt.failed == {"TensorBoard's files": 9}
+    curves.scalars(10, 10, {"learn/a": 0.0})
+    assert len(curves.files()) == 2 and steps(curves) == [0, 10]
+
+
+@pytest.mark.parametrize("change", ["put back", "cut", "half a report"])
+def test_curves_go_on_whatever_was_done_to_their_file(curves: TensorBoard, change: str) -> None:
+    (file,) = curves.files()
+    if change == "put back":  # by a backup
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+    elif change == "cut":
+        os.truncate(file, 0)
+    else:
+        curves.scalars(1, 1, {"learn/a": 0.0, "learn/b": None})  # type: ignore[dict-item]
+    curves.scalars(2, 2, {"learn/a": 0.0})
+    assert steps(curves) == {"put back": [0, 2], "cut": [2], "half a report": [0, 1, 2]}[change]
 
 
 def test_memory_does_not_grow_with_the_log() -> None:

@@ -138,9 +138,8 @@ def replay(facts: Mapping[str, Any]) -> Finding:
 
 
 def tensorboard(facts: Mapping[str, Any]) -> Finding:
-    if not (facts["written"] and facts["program"]):
-        text = "no program opens it" if facts["written"] else "its files cannot be written"
-        return Finding("tensorboard", "missing", text, installs())
+    if not facts["program"]:
+        return Finding("tensorboard", "missing", "no program opens its files", installs())
     return Finding("tensorboard", "ok", f"{hints.here(Path(facts['program']))} --logdir runs")
 
 

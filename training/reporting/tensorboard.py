@@ -39,58 +39,65 @@ SCORES = ("evaluate/return", "learn/dream/image_mse_05")  # beside the hyper-par
 
 
 class EventFile:
-    """One file of events. Whoever adds one writes it, so that what fails fails there. (torch's SummaryWriter has a
-    thread that writes: where the folder is gone or the disk full, it prints a traceback and tells at a later word.)
+    """One file of events. What is added is in it after flush(), or not at all. (torch's SummaryWriter writes in a
+    thread: where the folder is gone or the disk full, that prints a traceback, and a later call raises.)
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        """purge_step: forget what earlier files say from there on. Errors: OSError."""
+        """Nothing is written yet. purge_step: readers forget what earlier files say from there on."""
         name = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
         self.path = folder / name  # TensorBoard reads them in the order of their names
-        self.records = RecordWriter(files.created(self.path))
-        self.add(Event(file_version="brain.Event:2"))
+        self.pending = io.BytesIO()
+        self.record(Event(file_version="brain.Event:2"))
         if purge_step is not None:
-            self.add(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step))
+            self.record(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step))
 
-    def add(self, event: Event) -> None:
+    def add(self, summary: Summary, x: int) -> None:
+        self.record(Event(summary=summary, step=int(x)))
+
+    def record(self, event: Event) -> None:
         event.wall_time = time.time()
-        self.records.write(event.SerializeToString())
+        RecordWriter(self.pending).write(event.SerializeToString())
+
+    def flush(self) -> None:
+        """By its name, as files may be moved, restored or cut while a run goes on. Errors: OSError; then what was added
+        is dropped.
+        """
+        content, self.pending = self.pending.getvalue(), io.BytesIO()
+        size = None
+        try:
+            with files.appended(self.path) as file:
+                size = os.fstat(file.fileno()).st_size
+                file.write(content)
+        except BaseException:
+            if size:
+                files.truncate(self.path, size)  # readers end at half a record
+            elif size == 0:
+                files.remove(self.path)
+            raise
 
 
 class TensorBoard:
-    """Its files in a run's folder. They are made when something is written; if that fails, they are given up for new
-    ones at the next time.
-    """
+    """Its files in a run's folder. One is made when something is written; if that fails, a new one the next time."""
 
     def __init__(self, folder: Path, attempt: Attempts) -> None:
         self.folder, self.attempt = folder, attempt
         self.over_updates = False  # whether the step is updates
-        self.file: EventFile | None = None
-
-    def open(self, purge_step: int | None = None) -> EventFile:
-        if self.file and not self.file.path.exists():  # deleted, or the folder was moved
-            self.close()
-        if self.file is None:
-            self.file = EventFile(self.folder, purge_step)
-        return self.file
-
-    def close(self) -> None:
-        file, self.file = self.file, None
-        if file:
-            with self.attempt(NAME):
-                file.records.close()
+        self.events: EventFile | None = None
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """What is added inside is in the file at the end. What fails is counted."""
         with self.attempt(NAME):
+            if self.events and not self.events.path.exists():  # deleted, or the folder was moved
+                self.events = None
             try:
                 yield
-                if self.file:
-                    self.file.records.flush()
-            except BaseException:
-                self.close()
-                raise
+            finally:
+                events, self.events = self.events, None  # given up, if what follows fails
+                if events:
+                    events.flush()
+                self.events = events
 
     # ---- resuming ----
 
@@ -105,10 +112,10 @@ class TensorBoard:
         """Forget what was written after the checkpoint that is being resumed. (Steps cannot tell: there are two axes.)
         sizes: None in checkpoints of earlier versions, whose points after a step are replaced.
         """
-        self.close()
+        self.events = None
         with self.writing():
             if sizes is None:
-                self.open(step + 1)
+                self.events = EventFile(self.folder, step + 1)
                 return
             for path in self.files():
                 if path.name not in sizes:
@@ -150,7 +157,8 @@ class TensorBoard:
                 self.add(summary, 0)
 
     def add(self, summary: Summary, x: int) -> None:
-        self.open().add(Event(summary=summary, step=int(x)))
+        self.events = self.events or EventFile(self.folder)
+        self.events.add(summary, x)
 
     def x(self, step: int, updates: int) -> int:
         return updates if self.over_updates else step

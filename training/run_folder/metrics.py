@@ -64,5 +64,4 @@ class Metrics:
         return [row for row in rows(self.path) if row] if self.path.exists() else []
 
     def close(self) -> None:
-        self.tensorboard.close()
         self.attempt.sum_up()
