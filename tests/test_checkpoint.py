@@ -229,6 +229,21 @@ def test_a_damaged_chunk_is_replaced_when_training_comes_by_again(small: Small) 
     assert loaded(small.run) == (small.name, [])
 
 
+def test_a_checkpoint_of_other_episodes_is_replaced_when_training_comes_by_again(small: Small) -> None:
+    """On another device a resumed run plays other episodes, of the same lengths: what is saved then must load."""
+    emptied(small.run.replay / f"{small.replay.pieces[-1].digest}.npz")
+    again = Small.__new__(Small)
+    again.run, again.replay, again.step = small.run, Replay(CONFIG, SPEC), 5
+    again.replay.load(small.run.replay, checkpoint.verify(small.run.checkpoints / "step-00000005-00000005").chunks)
+    again.step = 777
+    again.live()
+    again.step = 10
+    again.save()
+    newest = checkpoint.verify(small.run.checkpoints / small.name)
+    assert newest.chunks == [piece.chunk for piece in again.replay.pieces]
+    assert loaded(small.run) == (small.name, [])
+
+
 # ---- rotation ----
 
 

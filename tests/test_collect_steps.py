@@ -2,16 +2,20 @@
 learned, and every interruption is exact.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import runs
 
-from training import streams
+from training import recordings, streams
+from training.collecting import initial_data
 from training.reporting import pictures
 from training.run_folder import checkpoint
 from training.run_folder.run import Run
+from worldmodel.replay import recorded
+from worldmodel.replay.episodes import read_chunk
 
 # The prefill of 12 steps; then rounds of 4 steps, and an update of 2 x 4 rows for each of them. Episodes last 7 steps,
 # so that most rounds end amid one.
@@ -41,7 +45,8 @@ def rows(run: Path) -> list[bytes]:
     """All rows in replay, stream by stream: where a save cuts episodes into chunks is no difference."""
     found: dict[int, list[bytes]] = {}
     held = newest(run)
-    for chunk, episode in zip(held.chunks, Run.read(run).episodes(held), strict=True):
+    for chunk in held.chunks:
+        episode = read_chunk(run / "replay" / f"{chunk.digest}.npz", chunk, Run.read(run).spec)
         for row in range(len(episode.reward)):
             begins = row == 0 and not chunk.continuation
             content = b"".join(array[row].tobytes() for array in episode)
@@ -155,3 +160,68 @@ def test_environments_that_do_not_repeat_themselves_are_begun_anew(
     assert "the environments do not repeat themselves" in capsys.readouterr().out
     assert rows(tmp_path / "r")[: len(kept)] == kept
     assert runs.digests(tmp_path / "r")["env_steps"] == 60
+
+
+# ---- what others begin with ----
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose saves have cut episodes of eight rows into pieces, some of a single row."""
+    folder = tmp_path_factory.mktemp("source")
+    assert go(folder, "train.save_every=8", "env.num_envs=1") == 0
+    pieces = newest(folder / "r").chunks
+    assert any(chunk.continuation for chunk in pieces) and any(chunk.rows == 1 for chunk in pieces)
+    return folder / "r"
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+@pytest.mark.parametrize("key", ["data", "model_from"])
+def test_a_run_begins_with_the_whole_episodes_of_another(
+    key: str, envs: int, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"{key}={source}", f"env.num_envs={envs}", "env=dot", "env.time_limit=7", "train.prefill=0"
+    assert go(tmp_path, *words, "train.env_steps=12") == 0
+    theirs = list(Run.read(source).episodes(newest(source)))
+    rows = sum(len(episode.reward) for episode in theirs)
+    assert f"begins with {rows} rows of {len(theirs)} episodes\n" in capsys.readouterr().out
+    mine = list(Run.read(tmp_path / "r").episodes(newest(tmp_path / "r")))
+    assert {episode.digest() for episode in theirs} <= {episode.digest() for episode in mine}
+    assert {len(episode.reward) for episode in theirs[:-1]} == {8}
+    assert go(tmp_path, *words, "train.env_steps=24") == 0  # and it can be resumed
+
+
+def test_episodes_go_into_the_emptiest_stream() -> None:
+    assert initial_data.spread([5, 1, 1, 3, 2], 2) == [0, 1, 1, 1, 0]
+    assert initial_data.rows_taken([5, 1, 1, 3, 2], 2) == 14 and initial_data.rows_taken([], 2) == 0
+
+
+def test_what_does_not_fit_is_told_before_a_run_begins(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"data={source}", "env=dot", "env.time_limit=7", "train.env_steps=12", "train.prefill=0"
+    assert go(tmp_path, *words, "env.num_envs=8", "replay.capacity=60") != 0
+    assert "replay.capacity must hold an episode for each of 8 environments" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    assert go(tmp_path, *words, "env.num_envs=2", "replay.capacity=40") == 0
+    assert "older rows are not kept: replay.capacity" in capsys.readouterr().out
+
+
+def test_pieces_of_a_single_row_are_passed_over_by_who_reads_files(source: Path) -> None:
+    found = recorded.read(source)
+    assert found.lengths and min(found.lengths) > 1 and sum(1 for _ in found) == len(found.lengths)
+
+
+def test_a_replay_is_written_for_others_while_its_run_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(source, tmp_path / "r")
+    form = recordings.FORMATS["dreamer_v2"]
+
+    def slow(*words: Any) -> None:
+        form(*words)
+        assert go(tmp_path, "train.env_steps=76", "env.num_envs=1", "train.save_every=8") == 0
+
+    monkeypatch.setitem(recordings.FORMATS, "dreamer_v2", slow)
+    rows = recordings.export(tmp_path / "r", tmp_path / "out", "dreamer_v2")
+    assert rows == [len(episode.reward) for episode in Run.read(source).episodes(newest(source))]

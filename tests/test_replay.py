@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 
 from worldmodel.base import Batch, Spec
 from worldmodel.replay.buffer import Replay, ReplayConfig
-from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk
-from worldmodel.replay.storage import IN_MEMORY
+from worldmodel.replay.episodes import Chunk, DamagedChunk, Episode, read_chunk, write_chunk
+from worldmodel.replay.storage import IN_MEMORY, row_bytes
 
 SPEC = Spec((1, 2, 2), 2, False)
 LARGEST = 2**16  # name
@@ -316,6 +316,26 @@ def test_a_piece_after_a_damaged_one_does_not_go_on_from_the_one_before_it(tmp_p
         assert not batch.reward[batch.first].any() and not batch.action[batch.first].any()
 
 
+def test_what_goes_on_after_a_damaged_last_piece_begins_anew(tmp_path: Path) -> None:
+    ring, again, third = make(), make(), make()
+    first, second, rest = cut(numbered(2, 8), 3, 3)
+    ring.add(numbered(1, 4))
+    ring.add(first)
+    ring.save(tmp_path)
+    ring.add(second, continuation=True)
+    listed = ring.save(tmp_path)
+    for chunk in listed[1:]:
+        (tmp_path / f"{chunk.digest}.npz").write_bytes(b"")
+    again.load(tmp_path, listed, lambda _: None)
+    again.add(rest, continuation=True)  # by a collector that has played the open episode again
+    third.load(tmp_path, again.save(tmp_path))
+    for loaded in (again, third):
+        assert rows_of(loaded, 0) == [*range(100, 105), 206, 207, 208]
+        batch = loaded.sample(np.random.default_rng(0), 100, 6)
+        assert {*named(batch.image)[batch.first].tolist()} == {100, 206}
+        assert not batch.reward[batch.first].any() and not batch.action[batch.first].any()
+
+
 # ---- digests ----
 
 
@@ -446,6 +466,17 @@ def test_a_truncated_or_missing_chunk_is_damaged(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DamagedChunk, match="missing"):
         read_chunk(path, chunk, SPEC)
+
+
+def test_images_that_cannot_be_compressed_are_read_back(tmp_path: Path) -> None:
+    spec, rows = Spec((3, 96, 96), 1, False), 1001
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (rows, *spec.image_shape), np.uint8)
+    action, reward = rng.uniform(-1, 1, (rows, 1)), rng.normal(size=rows)
+    episode = Episode(image, action, reward, np.zeros(rows)).begun().plain()
+    write_chunk(tmp_path / "a.npz", episode)
+    assert (tmp_path / "a.npz").stat().st_size > rows * row_bytes(spec) + 4096
+    assert read_chunk(tmp_path / "a.npz", Chunk(episode.digest(), rows), spec).digest() == episode.digest()
 
 
 def test_another_episode_under_that_name_is_damaged(tmp_path: Path) -> None:

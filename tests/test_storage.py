@@ -449,3 +449,19 @@ def test_on_a_gpu_and_on_the_way_to_it_batches_are_the_same(tmp_path: Path) -> N
             there = batch.to(gpu)
             assert equal(there.to(CPU), memory.sample(np.random.default_rng(seed)))
         assert store.save(tmp_path / name) == memory.save(tmp_path / name)
+
+
+def test_a_containers_page_cache_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives it back when somebody needs it; a container that has read its recordings is not full."""
+    files = {"max": "3000000\n", "current": "2900000\n", "stat": "anon 100\nactive_file 7\ninactive_file 2000000\n"}
+    read = Path.read_text
+
+    def told(path: Path, *words: Any) -> str:
+        return files[path.suffix[1:]] if str(path).startswith("/sys/fs/cgroup/memory.") else read(path, *words)
+
+    monkeypatch.setattr(Path, "read_text", told)
+    assert storage.available_memory() == 2_100_000
+    files["stat"] = ""
+    assert storage.available_memory() == 100_000
+    files["max"] = "2800000"  # lowered since
+    assert storage.available_memory() == 0

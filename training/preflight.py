@@ -73,11 +73,13 @@ def working_bytes(config: Config, agent: Agent, envs: int, learns: bool = True) 
         "an actor that learns": (dreams, "actor.horizon, replay.batch_size or replay.batch_length"),
         "an update": (batch, "replay.batch_size or replay.batch_length, or those of train.learn"),
     }
-    free = torch.cuda.mem_get_info(agent.device)[0] if on_gpu else available_memory() - RESERVE
+    there = torch.cuda.mem_get_info(agent.device)[0] if on_gpu else available_memory()
+    reserve = 0 if on_gpu else RESERVE
     for what, (needed, advice) in needs.items():
-        if needed > free:
-            raise MemoryError(f"memory: {what} needs {gigabytes(needed)} at least, but {gigabytes(max(0, free))} are "
-                              f"free: lower {advice}")  # fmt: skip
+        if needed > there - reserve:
+            kept = f", of which {gigabytes(reserve)} stay reserved" if reserve else ""
+            raise MemoryError(f"memory: {what} needs {gigabytes(needed)} at least, but {gigabytes(there)} are free"
+                              f"{kept}: lower {advice}")  # fmt: skip
     return max(needed for needed, _ in needs.values())
 
 
@@ -93,11 +95,16 @@ def environments(config: Config, vector: Vector) -> int:
     return vector.num_envs * (config.train.collect.workers if config.train.collect.mode == "async" else 1)
 
 
+def replay_streams(config: Config, vector: Vector | None) -> int:
+    """One for each environment that is learned from while its episodes go on."""
+    return environments(config, vector) if vector and collects_steps(config, vector) else 1
+
+
 def plan_replay(
     config: Config, spec: Spec, vector: Vector | None, initial_rows: int, longest: int, agents: Sequence[Agent]
 ) -> StoragePlan:
-    """Where replay fits. Its size must not depend on the memory of the day: it decides what is evicted, and so what is
-    learned.
+    """Where replay fits. initial_rows: that it begins with (rows_taken); longest: of one of those episodes. Its size
+    must not depend on the memory of the day: it decides what is evicted, and so what is learned.
     """
     agent, by_steps = agents[0], collects_steps(config, vector)
     # Episodes that end early have up to twice the rows: there is room for the most there can be.
@@ -112,9 +119,10 @@ def plan_replay(
         at_once = max(config.train.prefill, config.train.collect.per_round)
         decisions = math.ceil(at_once / (vector.action_repeat * count))
         limit = math.ceil((vector.time_limit or at_once) / vector.action_repeat)
-        longest = max(longest, count * (min(decisions, limit) + 1))
+        longest = count * max(longest, min(decisions, limit) + 1)
     if longest > config.replay.capacity:
-        raise ValueError(f"replay.capacity must hold an episode, which has up to {longest} rows: raise it")
+        each = f" for each of {count} environments" if by_steps and count > 1 else ""
+        raise ValueError(f"replay.capacity must hold an episode{each}, which takes up to {longest} rows: raise it")
     where = config.replay.storage, config.replay.memory_gb
     context = state_bytes(agent.model.initial(1)) if config.replay.context else 0
     working = max(working_bytes(config, one, vector.num_envs if vector else 1) for one in agents)

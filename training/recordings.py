@@ -5,14 +5,12 @@ What was written is read back and compared. To look at recordings: python -m wor
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from training.reporting.progress import print_error
 from training.run_folder.run import Run, RunError
-from worldmodel.replay.episodes import DamagedChunk, Episode
+from worldmodel.replay.episodes import DamagedChunk
 from worldmodel.replay.export import FORMATS
 from worldmodel.replay.recorded import RecordedError, read
 
@@ -37,38 +35,16 @@ def export(folder: Path, out: Path, form: str) -> list[int]:
     run = Run.read(folder)
     if out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty: choose another folder")
-    FORMATS[form](out, episodes(run), run.spec)
+    newest = run.newest()  # the run may be training on
+    FORMATS[form](out, run.episodes(newest), run.spec)
     found = read(out)
     if found.spec != run.spec:
         raise RunError(f"{out} reads as {found.spec}, not as {run.spec}")
-    pairs = zip(found, episodes(run), strict=True)
+    pairs = zip(found, run.episodes(newest), strict=True)
     different = [number for number, (one, other) in enumerate(pairs) if one.digest() != other.digest()]
     if different:
         raise RunError(f"{out}: episode {different[0]} is not read back as it was written")
     return found.lengths
-
-
-def episodes(run: Run) -> Iterator[Episode]:
-    """Those of the newest checkpoint, pieces that follow on each other joined. One that begins amid an episode, because
-    what came before was evicted, begins a new one.
-    """
-    checkpoint = run.newest()
-    pieces: dict[int, list[Episode]] = {}  # of the open episode, by stream
-    for chunk, piece in zip(checkpoint.chunks, run.episodes(checkpoint), strict=True):
-        if not chunk.continuation:
-            yield from joined(pieces.pop(chunk.stream, []))
-        pieces.setdefault(chunk.stream, []).append(piece)
-    for open_pieces in pieces.values():
-        yield from joined(open_pieces)
-
-
-def joined(pieces: Sequence[Episode]) -> Iterator[Episode]:
-    """One episode, if it has any action."""
-    if sum(len(piece.reward) for piece in pieces) < 2:
-        return
-    whole = Episode(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
-    whole.action[0], whole.reward[0] = 0, 0
-    yield whole
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from training import closing
 from training.build import build_actor, build_agent
 from training.checks import check_learning
 from training.collecting import initial_data
-from training.collecting.initial_data import InitialData, check_images, end_unlearned, resizing
+from training.collecting.initial_data import InitialData, check_images, end_unlearned, resizing, rows_taken, spread
 from training.configuration.config import Config
 from training.configuration.resolve import model_differences
 from training.data_parallel.world import world
 from training.distributed.refuse import refuse, refuse_unsplit, uses_processes
-from training.preflight import collects_steps, environments, plan_replay
+from training.preflight import collects_steps, plan_replay, replay_streams
 from training.reporting.progress import console
 from training.run_folder import checkpoint as checkpoints
 from training.run_folder.run import Run, RunError, refusing
@@ -56,9 +56,10 @@ def start(config: Config, stop: Callable[[], bool], callback: Callback | None = 
                 "of recorded episodes at least two are needed, one of them is kept for validation, to dream of: add "
                 "some, or choose the environment that they came from, env=..."
             )
-        plan = plan_replay(config, spec, vector, sum(lengths), max(lengths, default=0), (agent, explorer))
+        rows = rows_taken(lengths, replay_streams(config, vector))
+        plan = plan_replay(config, spec, vector, rows, max(lengths, default=0), (agent, explorer))
         threads = use_threads(config.agent.threads, agent.num_model_parameters())
-        run = Run.create(config.folder, config.plain, spec, str(agent.device), sum(lengths), threads, agent.precision)
+        run = Run.create(config.folder, config.plain, spec, str(agent.device), rows, threads, agent.precision)
         replay = build_replay(config, spec, vector, plan, agent)  # which may be a file in the run's folder
         trainer = trainer_of(config)(config, run, vector, agent, explorer, replay, stop, callback)
         if initial:
@@ -166,8 +167,8 @@ def build_agents(config: Config, spec: Spec) -> tuple[Agent, Agent]:
 
 def build_replay(config: Config, spec: Spec, vector: Vector | None, plan: StoragePlan, agent: Agent) -> Replay:
     """An empty one."""
-    streams = environments(config, vector) if vector and collects_steps(config, vector) else 1
-    replay = Replay(config.replay, spec, plan.rows, plan.storage, streams, collects_steps(config, vector))
+    by_steps = collects_steps(config, vector)
+    replay = Replay(config.replay, spec, plan.rows, plan.storage, replay_streams(config, vector), by_steps)
     if config.replay.context:
         replay.keep_states(agent.model.initial(1))
     return replay
@@ -191,14 +192,18 @@ def add_initial_data(trainer: Trainer, initial: InitialData, config: Config) -> 
     if trainer.envs is None:
         count = min(trainer.config.eval_episodes, max(1, len(initial.lengths) // 10))
         files.make_folder(run.validation)
+    lengths = initial.lengths[: len(initial.lengths) - count]
+    where = spread(lengths, trainer.replay.streams)
     for number, episode in enumerate(initial.episodes):
         ended += int(episode.terminal[-1])
-        if number < len(initial.lengths) - count:
-            trainer.replay.add(episode)
+        if number < len(lengths):
+            trainer.replay.add(episode, where[number])
         else:
             trainer.validation.append(episode)
             write_chunk(run.validation / f"{number:06d}.npz", episode)
-    console.print(f"begins with {len(trainer.replay):,} rows of {len(initial.lengths) - count} episodes")
+    over = sum(lengths) - len(trainer.replay)
+    lost = f"; {over:,} older rows are not kept: replay.capacity" if over else ""
+    console.print(f"begins with {len(trainer.replay):,} rows of {len(lengths)} episodes{lost}")
     end_unlearned(config, ended, len(initial.lengths))
 
 

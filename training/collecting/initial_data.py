@@ -1,6 +1,6 @@
 """What a run may start from: recorded episodes, or those of another run and its trained model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +10,12 @@ from training.configuration import hints
 from training.configuration.config import Config, RootConfig, check_section
 from training.configuration.plain import differences, shown
 from training.reporting.progress import console
+from training.run_folder.checkpoint import Checkpoint
 from training.run_folder.run import Run, RunError
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay import evidence, recorded
-from worldmodel.replay.episodes import Episode
+from worldmodel.replay.episodes import Episode, by_episode
 
 # Keys of an environment that say how it is run, and not what is to be done in it.
 NOT_THE_TASK = ("num_envs", "vectorization_mode", "timeout", "time_limit")
@@ -44,13 +45,13 @@ def load(config: Config) -> InitialData | None:
                            f"{resizing(found.spec, run.spec)}")  # fmt: skip
         other = [] if found else other_task(run, config)
         if other and not root.keep_episodes:
+            count = len(by_episode(trained.chunks))
             console.print(
                 f"{root.model_from} was trained in another environment ({'; '.join(other[:3])}): its model is taken, "
-                f"its {len(trained.chunks)} episodes are left out; keep_episodes=true takes them, too", markup=False,
+                f"its {count} episodes are left out; keep_episodes=true takes them, too", markup=False,
             )  # fmt: skip
             found = InitialData(run.spec, [], [], None)
-        lengths = [chunk.rows for chunk in trained.chunks]
-        found = found or InitialData(run.spec, lengths, run.episodes(trained), None)
+        found = found or of_run(run, trained)
         found = found._replace(model=trained.tensors("model"))
     return found
 
@@ -69,9 +70,22 @@ def other_task(run: Run, config: Config) -> list[str]:
     ]
 
 
+def of_run(run: Run, trained: Checkpoint) -> InitialData:
+    """The episodes in a run's replay."""
+    lengths = [sum(chunk.rows for chunk in pieces) for pieces in by_episode(trained.chunks)]
+    return InitialData(run.spec, lengths, run.episodes(trained), None)
+
+
 def recordings(folder: Path, root: RootConfig) -> InitialData:
-    """The episodes of a folder. Errors: RecordedError."""
+    """The episodes of a folder. A run's are those of its newest checkpoint, as it has them; with other images its files
+    are read, whose pieces of episodes are episodes of their own. Errors: RecordedError, RunError.
+    """
     options = recorded.Options(root.data_layout, root.data_size, root.data_gray)
+    if options == recorded.AS_RECORDED and (folder / "run.json").is_file():
+        run = Run.read(folder)
+        newest = run.newest()
+        console.print(f"{folder} is a run: its episodes are those of {newest.folder.name}", markup=False)
+        return of_run(run, newest)
     try:
         episodes = recorded.read(folder, options)
     except recorded.RecordedError as error:
@@ -84,6 +98,23 @@ def recordings(folder: Path, root: RootConfig) -> InitialData:
         said = f"the pictures speak against that: {told}. Look at them: {look}"
         console.print(said, markup=False)
     return InitialData(episodes.spec, episodes.lengths, episodes, None)
+
+
+def spread(lengths: Sequence[int], streams: int) -> list[int]:
+    """The stream of replay that each episode goes into: that with the fewest rows so far."""
+    rows, found = [0] * streams, []
+    for length in lengths:
+        found.append(rows.index(min(rows)))
+        rows[found[-1]] += length
+    return found
+
+
+def rows_taken(lengths: Sequence[int], streams: int) -> int:
+    """What replay must hold so that they all stay: its streams are of one size."""
+    rows = [0] * streams
+    for stream, length in zip(spread(lengths, streams), lengths, strict=True):
+        rows[stream] += length
+    return streams * max(rows)
 
 
 def resizing(have: Spec, wanted: Spec) -> str:

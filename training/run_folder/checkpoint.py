@@ -96,8 +96,10 @@ def write(
     copies: other files that belong to it.
     """
     final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
-    with contextlib.suppress(Damaged):  # a damaged one, that a resumed run comes by again, is replaced
-        return verify(final)
+    with contextlib.suppress(Damaged):  # one that a resumed run comes by again stays, unless it cannot be loaded now
+        found = verify(final)
+        if found.chunks == chunks:
+            return found
     files.make_folder(root)
     files.remove(temporary)
     temporary.mkdir()

@@ -29,7 +29,7 @@ from training.run_folder.stored import check_info
 from worldmodel import files
 from worldmodel.base import ConfigError, Spec
 from worldmodel.replay.buffer import Replay
-from worldmodel.replay.episodes import Episode, read_chunk
+from worldmodel.replay.episodes import Episode, by_episode, joined, read_chunk
 
 FOLDERS = ("checkpoints", "replay", "validation", "held_out", "videos")  # that a run may have inside
 
@@ -200,8 +200,9 @@ class Run:
         return lines
 
     def episodes(self, checkpoint: Checkpoint) -> Iterator[Episode]:
-        """The episodes in a checkpoint's replay, one by one. Errors: DamagedChunk."""
-        return (read_chunk(self.replay / f"{chunk.digest}.npz", chunk, self.spec) for chunk in checkpoint.chunks)
+        """The episodes in a checkpoint's replay, one by one, whole ones (by_episode). Errors: DamagedChunk."""
+        for chunks in by_episode(checkpoint.chunks):
+            yield joined([read_chunk(self.replay / f"{chunk.digest}.npz", chunk, self.spec) for chunk in chunks])
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class Replay:
         # Live rows of each stream, counted since the start of the run; row r of stream s lies at s * ring + r % ring.
         self.begin, self.end = np.zeros(self.streams, np.int64), np.zeros(self.streams, np.int64)
         self.pieces: deque[Piece] = deque()  # the live ones, oldest first
+        self.torn: set[int] = set()  # streams whose last chunk was damaged, and left out
 
     def __len__(self) -> int:
         return int((self.end - self.begin).sum())
@@ -88,6 +89,9 @@ class Replay:
         ValueError, if they can never fit; OSError, if the disk is full.
         """
         episode = episode.plain()
+        if continuation and stream in self.torn:  # those are not there: it begins anew
+            episode, continuation = episode.begun(), False
+        self.torn.discard(stream)
         rows = len(episode.reward)
         last = next((piece for piece in reversed(self.pieces) if piece.stream == stream), None)
         grows = continuation and last is not None and last.digest is None
@@ -212,7 +216,6 @@ class Replay:
         """Fill an empty replay with a manifest's episodes. Damaged ones raise, or are left out and told to `skip`; what
         continues one of these begins anew.
         """
-        torn: set[int] = set()  # streams whose last chunk is left out
         ended: set[int] = set()  # streams whose last row is a real end
         anew: list[Piece] = []
         for chunk in chunks:
@@ -222,13 +225,12 @@ class Replay:
                 if skip is None:
                     raise
                 skip(f"left out: {error}")
-                torn.add(chunk.stream)
+                self.torn.add(chunk.stream)
                 continue
-            begins = chunk.continuation and chunk.stream in torn
-            self.add(episode.begun() if begins else episode, chunk.stream, chunk.continuation and not begins)
+            begins = chunk.continuation and chunk.stream in self.torn
+            self.add(episode, chunk.stream, chunk.continuation)
             self.pieces[-1].digest = "" if begins else chunk.digest
             anew += [self.pieces[-1]] * begins
-            torn.discard(chunk.stream)
             (ended.add if episode.terminal[-1] else ended.discard)(chunk.stream)
         for piece in anew:  # to be saved; until now nothing could be added to them
             piece.digest = None

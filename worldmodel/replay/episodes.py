@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +70,25 @@ class Piece:
         return Chunk(str(self.digest), self.end - self.begin, self.stream, self.continuation)
 
 
+def by_episode(chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+    """The chunks of each episode that has an action, in the order in which episodes begin. One of which the first rows
+    were evicted begins with what is left.
+    """
+    found: list[list[Chunk]] = []
+    open_ones: dict[int, list[Chunk]] = {}  # by stream
+    for chunk in chunks:
+        if not chunk.continuation or chunk.stream not in open_ones:
+            open_ones[chunk.stream] = []
+            found.append(open_ones[chunk.stream])
+        open_ones[chunk.stream].append(chunk)
+    return [pieces for pieces in found if sum(chunk.rows for chunk in pieces) > 1]
+
+
+def joined(pieces: Sequence[Episode]) -> Episode:
+    """One episode of pieces that follow on each other."""
+    return Episode(*(np.concatenate(parts) for parts in zip(*pieces, strict=True))).begun()
+
+
 class DamagedChunk(OSError):
     """A replay chunk that is missing or is not what its digest says."""
 
@@ -97,7 +117,8 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
         limit = available_memory() // 2
         if expected > limit:
             raise ValueError(f"{chunk.rows:,} rows take more than {limit:,} bytes, half of the memory that is free")
-        with files.opened(path, expected) as file, zipfile.ZipFile(file) as archive:
+        most = expected + expected // 1000  # what cannot be compressed grows a little
+        with files.opened(path, most) as file, zipfile.ZipFile(file) as archive:
             arrays = NpzArrays(archive)
             for name, (shape, kind) in wanted.items():
                 found = arrays.header(name)
