@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         if command_line.is_sweep(arguments) and world().size > 1:
             raise ConfigError(["torchrun: it is for one run on several GPUs, not for a sweep: leave out -m"])
         return sweep(arguments, run) if command_line.is_sweep(arguments) else run(arguments)
-    except ConfigError as error:
-        return failed(error, 2)
+    except (ConfigError, OSError) as error:
+        return failed(error, 2 if isinstance(error, ConfigError) else 1)
 
 
 def run(overrides: Sequence[str]) -> int:

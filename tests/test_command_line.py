@@ -226,6 +226,26 @@ def test_values_that_hydra_does_not_read_are_what_was_typed(given: str, value: o
     assert plain["env"]["kwargs"] == value
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("hydra/launcher=local", "hydra/launcher: it is for sweeps, which need -m"),
+        ("hydra.run.dir=foo", "hydra.run.dir: it is for sweeps, which need -m"),
+        ("train..env_steps=5", "train..env_steps=5: not of the form key=value; all that can be chosen"),
+        ("+env=nope", "env: there is no 'nope'; choose from"),
+        ("+actor.horizn=3", "actor.horizn: there is no such key; did you mean 'horizon'?"),
+    ],
+)
+def test_words_that_would_do_nothing_or_that_hydra_would_tell_in_its_own_way(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+        runs.composed("exp=smoke", word)
+
+
+def test_a_plus_before_a_word_is_no_difference() -> None:
+    found = runs.composed("exp=smoke", "+env=dot", "+actor.horizon=3", "++actor.candidates=9")
+    assert (found.env.name, found.actor.horizon, found.actor.candidates) == ("dot", 3, 9)
+
+
 def test_help_names_what_there_is_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--help"]) == 0
     said = capsys.readouterr().out

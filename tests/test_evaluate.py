@@ -15,6 +15,7 @@ from PIL import Image
 import agents
 import envs
 import evaluate
+import train
 from training.reporting import results
 from training.run_folder import checkpoint
 from training.run_folder.run import RunError
@@ -303,6 +304,25 @@ def test_a_wrong_image_is_refused_saying_what_fits(trained: Path) -> None:
     agent = agents.load(trained, device="cpu")
     with pytest.raises(ValueError, match=r"sees uint8 images \(1, 16, 16\).*not float64 \(3, 64, 64\)"):
         agent.act(None, np.zeros((3, 64, 64)))
+
+
+def test_a_checkpoint_is_no_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = TrainedRun(trained, "cpu", 0).checkpoint.folder
+    assert evaluate.main([str(folder)]) == 1
+    assert capsys.readouterr().err == f"error: {folder} is a checkpoint: name its run, {trained}\n"
+    assert train.main([f"run={folder.name}", f"runs={folder.parent}"]) == 1
+    assert "is a checkpoint" in capsys.readouterr().err and not (folder / "lock").exists()
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_anything_is_played(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    monkeypatch.setattr(TrainedRun, "prepare_agent", None)
+    for more in ([], ["--compare", "--actor", "cem,uniform"], ["--temperatures", "1"]):
+        assert evaluate.main([str(trained), "--episodes", "1", *more]) == 1
+        said = capsys.readouterr().err
+        assert f"{trained} cannot be written to, and results are kept there: evaluate a copy of it" in said
 
 
 def test_no_run_no_agent(tmp_path: Path) -> None:

@@ -331,3 +331,12 @@ def test_another_camera_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         save(tmp_path / f"{number}.npz", obs=moved.image, wrist=moved.image, action=moved.action)
     assert check.main([str(tmp_path), "--layout", "action_follows_image"]) == 0
     assert "the images are 'obs'; wrist could be images, too, and are not read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [["99999", "99999"], ["2", "64"], ["x", "64"]])
+def test_sizes_that_no_run_would_take_are_not_checked(
+    size: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        check.main([str(tmp_path), "--size", *size])
+    assert "4 to 1024 pixels" in capsys.readouterr().err

@@ -308,3 +308,29 @@ def test_a_component_that_cannot_be_imported_is_told(
     assert train.main([*RECIPE, *CHOSEN, f"runs={tmp_path / 'runs'}"]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"error: actor.name: {PACKAGE}.constant {said}") and told.count("\n") == 1
+
+
+def test_a_package_of_configs_alone_is_a_plugin(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = package.parent / "sizes_of_its_own"
+    (folder / "configs" / "actor").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "configs" / "actor" / "cem_far.yaml").write_text("defaults: [cem_tiny, _self_]\nhorizon: 7\n")
+    assert runs.composed("exp=smoke", f"plugins={folder.name}", "actor=cem_far").actor.horizon == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (ACTOR.replace("def build(", "def construct("), "actor.name: its_own_actors.odd has no function build"),
+        (ACTOR.replace("return Constant(", "return 1 / 0, Constant("),
+         "actor.name: its_own_actors.odd cannot be built: ZeroDivisionError: division by zero"),
+    ],
+)  # fmt: skip
+def test_what_a_plugin_does_wrong_is_told_in_a_line(
+    package: Path, source: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (package / "odd.py").write_text(source)
+    (package / "configs" / "actor" / "odd.yaml").write_text("name: odd\nvalue: 0.5\n")
+    assert train.main([*RECIPE, "actor=odd", NAMED, "run=r", f"runs={tmp_path}"]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told and not (tmp_path / "r").exists()

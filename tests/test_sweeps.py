@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import runs
 
+import train
 from training.signals import SignalHandler
 from training.sweeps import members as members_room
 from training.sweeps import side_by_side, table
@@ -36,6 +37,44 @@ def test_a_members_name_is_made_of_its_words_or_of_a_template() -> None:
 def test_members_that_would_share_a_name_are_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sweep(["-m", "exp=smoke", "seed=0,1", f"run={name}"], lambda words: 0)
+
+
+def test_mistakes_of_all_members_are_told_at_once_before_the_first_begins(tmp_path: Path) -> None:
+    began: list[Sequence[str]] = []
+    words = ["exp=smoke", f"runs={tmp_path / 'new'}", "seed=0,x", "actor.horizon=5,0", "model.deterr=3"]
+    with pytest.raises(ConfigError) as caught:
+        sweep(["-m", *words], lambda words: len(began.append(words) or []))  # type: ignore[func-returns-value]
+    assert [line.partition(":")[0] for line in caught.value.lines] == ["model.deterr", "actor.horizon", "seed"]
+    assert not began and not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match=r"^run: \{nope\} is none of the keys that are given: \{exp\}, \{runs\}, "):
+        sweep(["-m", *words[:2], "seed=0,1", "run={seed}-{nope}"], lambda words: 0)
+
+
+def test_mistakes_of_some_members_are_told_before_the_first_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others begin: not all values of a grid go together."""
+    told: list[str] = []
+
+    def run(words: Sequence[str]) -> int:
+        told.append(capsys.readouterr().out)
+        return 0
+
+    sweep(["-m", "exp=smoke", f"runs={tmp_path}", "actor.elites=5,500", "actor.candidates=50,900"], run)
+    said = "warning: 1 of 4 runs of the sweep cannot begin, the others do:\n  actor: elites is 500"
+    assert len(told) == 4 and said in told[0]  # the fourth is told again in its turn, by whoever runs it
+
+
+def test_a_sweep_of_nothing_and_one_that_cannot_be_written_are_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["-m"]) == 2
+    assert capsys.readouterr().err == "error: -m: a sweep is over values of keys, as -m seed=0,1,2\n"
+    (tmp_path / "there").write_text("a file")
+    assert train.main(["-m", *runs.TINY, "seed=0,1", f"runs={tmp_path / 'there'}"]) == 1
+    said = capsys.readouterr().err
+    assert "there" in said and "Traceback" not in said and len(said.splitlines()) == 1
 
 
 def test_a_launcher_that_there_is_not_is_told() -> None:

@@ -9,7 +9,7 @@ from agents.base import Actor
 from agents.device import mind_fork
 from agents.reward_and_value import RewardAndValue
 from training.configuration import config
-from training.configuration.components import find
+from training.configuration.components import build
 from training.configuration.config import Config
 from training.preflight import LimitedMemory, working_bytes
 from training.run_folder.agent_file import PARTS, StoredAgent, open_trained
@@ -24,7 +24,7 @@ def build_agent(checked: Config, spec: Spec) -> Agent:
     mind_fork()
     plugins = checked.root.plugins
     with LimitedMemory():
-        model: WorldModel = find("model", checked.model.name, plugins).build(checked.model, spec)
+        model: WorldModel = build("model", checked.model.name, plugins, checked.model, spec)
         actor = build_actor(checked.actor, checked.objective, model, spec, plugins)
     return Agent(checked.agent, model, actor, spec)
 
@@ -40,7 +40,7 @@ def build_actor(
     """An actor on a model, from its checked section and its objective's. trained: the run's own actor, whose critic may
     be asked what lies beyond the horizon. Errors: ConfigError, if there is no such critic, or nobody would ask it.
     """
-    goal = find("objective", objective.name, plugins).build(objective, model, spec)
+    goal = build("objective", objective.name, plugins, objective, model, spec)
     if getattr(objective, "value_at_horizon", False):
         if not hasattr(trained, "expected_return"):
             raise ConfigError([
@@ -48,7 +48,7 @@ def build_actor(
                 "evaluate.py <run> --actor cem objective.value_at_horizon=true"
             ])  # fmt: skip
         goal = RewardAndValue(goal, trained)  # type: ignore[arg-type]
-    actor: Actor = find("actor", section.name, plugins).build(section, model, spec, goal)
+    actor: Actor = build("actor", section.name, plugins, section, model, spec, goal)
     if isinstance(goal, RewardAndValue) and actor.has_loss:
         raise ConfigError([f"objective.value_at_horizon: {section.name} has a critic of its own and does not plan"])
     return actor

@@ -76,6 +76,8 @@ def misfit(error: Exception, words: Sequence[str]) -> str:
         key, _, value = word.lstrip("+").partition("=")
         if said.endswith(f" {word}"):
             return f"{key}: {shown(value)} cannot take the place of what stands there"
+        if f"'{key}'" in said:
+            return f"{key}: there is no such key"
     return said if isinstance(error, HydraException) else f"a key names something inside a value that has none ({said})"
 
 
@@ -123,7 +125,8 @@ def as_hydra_reads(override: str) -> str:
     """Plain keys are forced in, so that our check sees, and lists, all that are wrong; text is quoted, and so is
     what Hydra's grammar does not know.
     """
-    key, _, value = override.lstrip("+").partition("=")
+    override = override.lstrip("+")
+    key, _, value = override.partition("=")
     if key == "plugins" and not value.startswith("["):
         return f"++plugins=[{value}]"
     if key in TEXT and value not in ("null", "") and value[0] not in "'\"":
@@ -166,6 +169,8 @@ def check_words(arguments: Sequence[str], sweep: bool | None) -> None:
             continue
         if not sweep and readable(argument) and OverridesParser.create().parse_override(argument).is_sweep_override():
             lines.append(f"{argument}: {several_values(arguments) if sweep is False else 'give one value here'}")
+        if not sweep and key.startswith("hydra"):
+            lines.append(f"{key}: it is for sweeps, which need -m")
         if "@" in key:  # earlier versions' actor@explorer
             lines.append(f"{key}: a component is chosen by its section alone: {key.partition('@')[2]}={value}")
         known = choices_of(key, folders)

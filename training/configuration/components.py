@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from envs.errors import told
 from training.configuration.plain import shown
@@ -40,6 +41,9 @@ def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
     known = locations(section, tuple(plugins))
     if not isinstance(name, str) or name not in known:
         close = nearest(name, known) if isinstance(name, str) else ""
+        unbuilt = [f"{package}.{name}" for package in plugins for file in files(package) if file.stem == name]
+        if unbuilt:
+            raise ConfigError([f"{section}.name: {unbuilt[0]} has no function build, which makes it of its Config"])
         hint = f"{close}; one of your own package needs plugins=<package>"
         raise ConfigError([f"{section}.name: {shown(name)} is not one of {', '.join(sorted(known))}{hint}"])
     try:
@@ -49,6 +53,19 @@ def find(section: str, name: object, plugins: Sequence[str] = ()) -> ModuleType:
     if not isinstance(getattr(module, "Config", None), type):
         raise ConfigError([f"{section}.name: {known[name]} has no class Config, which says what its keys are"])
     return module
+
+
+def build(section: str, name: object, plugins: Sequence[str], *arguments: Any) -> Any:
+    """What a component's `build` makes. Errors: ConfigError, for whatever a plugin's raises; of ours they are bugs."""
+    module = find(section, name, plugins)
+    try:
+        return module.build(*arguments)
+    except (ConfigError, MemoryError):
+        raise
+    except Exception as error:
+        if module.__name__.rpartition(".")[0] not in plugins:
+            raise
+        raise ConfigError([f"{section}.name: {module.__name__} cannot be built: {told(error)}"]) from error
 
 
 @functools.cache
@@ -68,6 +85,11 @@ def locations(section: str, plugins: tuple[str, ...]) -> dict[str, str]:
 
 def files(package: str) -> list[Path]:
     """The files of a package."""
+    return sorted(file for folder in folders(package) for file in folder.glob("*.py") if file.stem != "__init__")
+
+
+def folders(package: str) -> list[Path]:
+    """Where a package lies; nowhere, if it is a single file. Errors: ConfigError."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError, AttributeError) as error:
@@ -76,22 +98,21 @@ def files(package: str) -> list[Path]:
         return []  # one file: it may hold wrappers of environments, but no components
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError([f"plugins: there is no package {package!r} on Python's path: install it, or set PYTHONPATH"])
-    folders = [Path(folder) for folder in spec.submodule_search_locations]
-    return sorted(file for folder in folders for file in folder.glob("*.py") if file.stem != "__init__")
+    return [Path(folder) for folder in spec.submodule_search_locations]
 
 
 def config_folders(plugins: Sequence[str]) -> list[Path]:
     """The folders configs/ of plugins, for Hydra: <package>/configs/<section>/<name>.yaml."""
-    folders = [folder.parent / "configs" for package in plugins for folder in files(package)[:1]]
+    found = [folder / "configs" for package in plugins for folder in folders(package)]
     taken = {str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("*/*.yaml")}
-    for folder in folders:  # Hydra would take the first one, and say nothing
+    for folder in found:  # Hydra would take the first one, and say nothing
         own = {str(path.relative_to(folder)): path for path in folder.glob("*/*.yaml")}
         lines = [f"plugins: {path} has the name of a file of ours, configs/{name}: rename it"
                  for name, path in own.items() if name in taken]  # fmt: skip
         if lines:
             raise ConfigError(sorted(lines))
         taken |= own.keys()
-    return [folder for folder in folders if folder.is_dir()]
+    return [folder for folder in found if folder.is_dir()]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 PATHS = ("runs", "data", "model_from", "objective.image")
 TEXT = ("run", *PATHS)  # values that are taken as they are
-WORD = re.compile(r"\+{0,2}[A-Za-z_][\w./@-]*=", re.ASCII)  # how an override begins
+WORD = re.compile(r"\+{0,2}[A-Za-z_][\w/@-]*(\.[\w/@-]+)*=", re.ASCII)  # how an override begins
 
 
 def plugins_of(overrides: Sequence[str]) -> list[str]:

@@ -45,6 +45,8 @@ def evaluate_one(
     video: bool = False,
 ) -> None:
     """evaluation.json, and videos."""
+    trained.section(name, overrides)
+    folder = trained.results_folder()  # before anything is played
     agent, seconds = trained.prepare_agent(name, generations or GENERATIONS, overrides)
     if generations is not None and not seconds:
         raise ConfigError(["--generations: this actor learns nothing here: leave it out"])
@@ -52,7 +54,6 @@ def evaluate_one(
     result = trained.result(name, agent, results, values) | told(overrides)
     returns = result["returns"]
     interval = f" +- {result['ci95']:.1f} (95 %)" if result["ci95"] is not None else ""
-    folder = trained.results_folder()
     with written(folder / "evaluation.json", result):
         console.print(
             f"return {result['return']:.1f}{interval} over {episodes} episodes; lowest {min(returns):.1f}, "

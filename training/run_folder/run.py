@@ -101,7 +101,7 @@ class Run:
     @staticmethod
     def read(folder: Path) -> "Run":
         """Errors: RunError."""
-        if not Run.exists(folder):
+        if not Run.exists(folder) or os.path.lexists(folder / checkpoint.MANIFEST):
             raise RunError(not_a_run(folder))
         name = ""
         try:

@@ -30,6 +30,8 @@ def not_a_run(folder: Path) -> str:
 
     if folder.is_file():  # such as an agent's file, where a run is asked for
         why = "it is a file; a run's folder is wanted, such as runs/cartpole1"
+    elif (folder / "MANIFEST.json").is_file():
+        return f"{folder} is a checkpoint: name its run, {folder.parent.parent}"
     else:
         why = "it has no run.json" if folder.is_dir() else "there is no such folder"
     known = runs_beside(folder)

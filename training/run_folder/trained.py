@@ -1,6 +1,7 @@
 """A trained run or agent's file, to be evaluated: its newest checkpoint, and actors on its model."""
 
 import functools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from agents.loaded import check_tensors
 from training import closing, evaluation, streams
 from training.build import build_actor, load_trained
 from training.collecting.rollout import EpisodeResult, episode_seed
-from training.configuration import config
+from training.configuration import config, hints
 from training.configuration.command_line import component_section
 from training.configuration.plain import read_json
 from training.configuration.resolve import overlay
@@ -136,8 +137,16 @@ class TrainedRun:
         return collected
 
     def results_folder(self) -> Path:
-        """Where results are written: the run's folder; of an agent's file a folder beside it, made now."""
+        """Where results are written: the run's folder; of an agent's file a folder beside it, made now. Errors:
+        RunError, if nothing can be written there.
+        """
         if self.recorded is None:
+            if not os.access(self.run.folder, os.W_OK):
+                file = hints.command("export.py", str(self.run.folder), "mine.agent")
+                raise RunError(
+                    f"{self.run.folder} cannot be written to, and results are kept there: evaluate a copy of it, or "
+                    f"its agent as a file of yours: {file}"
+                )
             return self.run.folder
         folder = self.run.folder.with_name(f"{self.run.folder.stem}-evaluated")
         folder.mkdir(exist_ok=True)

@@ -1,5 +1,7 @@
 """A sweep, through Hydra: its sweeper makes the members of the words, its launcher trains them."""
 
+import itertools
+import re
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,10 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from training.configuration.command_line import SWEEP, as_hydra_reads, check_words, misfit
+from training.configuration.command_line import SWEEP, as_hydra_reads, check_words, misfit, parse
 from training.configuration.components import CONFIGS
 from training.configuration.words import as_typed, modules_named, with_home
 from training.configuration.working_folder import use_working_folder
+from training.reporting.progress import console
+from training.run_folder.run import RunError
 from training.sweeps import table
 from training.sweeps.members import (
     FAILED,
@@ -51,7 +55,9 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
             "which they differ, as run={exp}-seed{seed}"
         ])  # fmt: skip
     given = [word for word in given if not word.lstrip("+").startswith("run=")]
-    check_template(template, given)
+    if not given:
+        raise ConfigError(["-m: a sweep is over values of keys, as -m seed=0,1,2"])
+    check_members(template, given)
     launcher = next((word.partition("=")[2] for word in given if word.startswith(f"{LAUNCHER}=")), "basic")
     task = InTurn(template, run) if launcher == "basic" else InProcesses(template)
     words = [as_hydra_reads(with_home(word)) for word in given]
@@ -64,14 +70,49 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     return table.show([job.return_value for job in jobs if job.status == JobStatus.COMPLETED])
 
 
-def check_template(template: str | None, words: Sequence[str]) -> None:
-    """Errors: ConfigError, if two members would have one name."""
-    parser = OverridesParser.create()
-    swept = [override.get_key_element() for override in parser.parse_overrides([as_hydra_reads(word) for word in words])
-             if override.is_sweep_override()]  # fmt: skip
-    missing = [f"{{{key.lstrip('+')}}}" for key in swept if template and f"{{{key.lstrip('+')}}}" not in template]
-    if missing:
-        raise ConfigError([f"run: the name has no {' and no '.join(missing)}, in which the members differ"])
+def check_members(template: str | None, words: Sequence[str]) -> None:
+    """Tell the mistakes of some members now, and not when their turn comes. Errors: ConfigError, if none could begin,
+    or two would have one name.
+    """
+    words = [as_hydra_reads(with_home(word)) for word in words if not word.lstrip("+").startswith("hydra")]
+    overrides = OverridesParser.create().parse_overrides(words)
+    values = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override() else [str(one.input_line)] for one in overrides
+    ]  # fmt: skip
+    check_template(template, [word for word, several in zip(words, values, strict=True) if len(several) > 1], words)
+    mistakes: dict[str, None] = {}
+    members = [member_of(as_typed(chosen), template) for chosen in itertools.product(*values)]
+    wrong = 0
+    for member in members:
+        try:
+            parse(member.words)
+        except ConfigError as error:
+            mistakes |= dict.fromkeys(error.lines)
+            wrong += 1
+        except RunError:
+            pass  # of its folder, or of a run that an earlier member makes: told when its turn comes
+    if wrong == len(members):
+        raise ConfigError(list(mistakes))
+    if wrong:
+        console.print(
+            f"warning: {wrong} of {len(members)} runs of the sweep cannot begin, the others do:", markup=False
+        )
+        for line in mistakes:
+            console.print(f"  {line}", markup=False)
+
+
+def check_template(template: str | None, swept: Sequence[str], words: Sequence[str]) -> None:
+    """Errors: ConfigError, if two members would have one name, or it names what is not there."""
+    if template is None:
+        return
+    differ, given = ([f"{{{word.lstrip('+').partition('=')[0]}}}" for word in some] for some in (swept, words))
+    missing = [key for key in differ if key not in template]
+    unknown = [key for key in re.findall(r"\{[\w./@-]+\}", template) if key not in given]
+    lines = [f"run: the name has no {' and no '.join(missing)}, in which the members differ"] if missing else []
+    lines += [f"run: {key} is none of the keys that are given: {', '.join(given)}" for key in unknown]
+    if lines:
+        raise ConfigError(lines)
 
 
 def words_now() -> list[str]:

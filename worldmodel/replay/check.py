@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--layout", choices=sorted(LAYOUTS), help="as data_layout=; left out: by the marks in the files"
     )
-    parser.add_argument("--size", type=int, nargs=2, metavar=("Y", "X"), help="as data_size=")
+    parser.add_argument("--size", type=side, nargs=2, metavar=("Y", "X"), help="as data_size=")
     parser.add_argument("--gray", action="store_true", help="as data_gray=true")
     asked = parser.parse_args(arguments)
     try:
@@ -41,6 +41,13 @@ def main(arguments: Sequence[str]) -> int:
     entry = os.path.relpath(Path(__file__).resolve().parents[2] / "train.py")  # from where this was typed
     print(f"{'to learn':<10} {shlex.join(['python', entry, *words, *['data_gray=true'] * asked.gray])}")
     return 0
+
+
+def side(text: str) -> int:
+    """Pixels, as many as data_size may have."""
+    if not (text.isdigit() and 4 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError(f"{text}: 4 to 1024 pixels")
+    return int(text)
 
 
 def report(found: Recordings) -> Iterator[tuple[str, str]]:
