@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         rows = export(asked.run, asked.out, asked.format)
-    except (RunError, RecordedError, DamagedChunk, OSError) as error:
+    except (RunError, RecordedError, DamagedChunk, OSError, MemoryError) as error:
         print_error(error)
         return 1
     print(f"{len(rows)} episodes, {sum(rows):,} rows, written to {asked.out} as {asked.format}, and read back equal")

@@ -68,12 +68,13 @@ class Checkpoint(NamedTuple):
         return [Chunk(*chunk) for chunk in self.manifest["chunks"]]
 
     def read(self, name: str) -> bytes:
+        """Errors: Damaged; MemoryError, if it cannot be read here and now: an older one must not be taken for that."""
         listed, limit = self.manifest["files"][name], available_memory() // 2
-        if listed["bytes"] > limit:
-            raise Damaged(
-                f"{self.folder.name}/{name} has {listed['bytes']:,} bytes; {limit:,} are half of what is free"
-            )
         try:
+            if min(listed["bytes"], (self.folder / name).stat().st_size) > limit:
+                raise MemoryError(
+                    f"memory: {self.folder / name} has {listed['bytes']:,} bytes; {limit:,} are half of what is free"
+                )
             content = files.read(self.folder / name, listed["bytes"])
         except OSError as error:
             raise Damaged(f"{self.folder.name}/{name} cannot be read: {error.strerror}") from error
@@ -96,7 +97,7 @@ def write(
     copies: other files that belong to it.
     """
     final, temporary = root / name, root / f"{name}.tmp-{os.getpid()}"
-    with contextlib.suppress(Damaged):  # one that a resumed run comes by again stays, unless it cannot be loaded now
+    with contextlib.suppress(Damaged, MemoryError):  # one that a resumed run comes by again stays, if it can be loaded
         found = verify(final)
         if found.chunks == chunks:
             return found
@@ -159,7 +160,9 @@ def names(root: Path) -> list[str]:
 
 
 def verify(folder: Path) -> Checkpoint:
-    """The checkpoint in a folder, every byte checked; raises Damaged. Replay chunks are checked when they load."""
+    """The checkpoint in a folder, every byte checked. Replay chunks are checked when they load. Errors: Damaged;
+    MemoryError.
+    """
     try:
         files.check_folder(folder)
         manifest = read_json(files.read(folder / MANIFEST, LARGEST_JSON), LARGEST_JSON)
@@ -182,7 +185,7 @@ def verify(folder: Path) -> Checkpoint:
             stream, continuation = place or (0, False)
             if not (sound and isinstance(stream, int) and stream >= 0 and isinstance(continuation, bool)):
                 raise Damaged(f"{folder.name}/{MANIFEST} lists a replay chunk {shown([digest, rows, *place])}")
-    except Damaged:
+    except (Damaged, MemoryError):
         raise
     except Exception as error:  # a manifest may be anything
         raise Damaged(f"{folder.name} is damaged: {type(error).__name__} {cut(str(error), 300)}") from error

@@ -56,7 +56,7 @@ class Rotation:
         if found is None or seen != signature(folder):
             try:
                 found = checkpoint.verify(folder)
-            except Damaged:
+            except (Damaged, MemoryError):
                 return False
             self.known[folder.name] = signature(folder), found
         return folder.name not in self.torn and all(f"{chunk.digest}.npz" in there for chunk in found.chunks)

@@ -110,13 +110,12 @@ def write_chunk(path: Path, episode: Episode) -> None:
 
 def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
     """Read and verify one chunk: what it would unpack to before it is, and what it holds as strictly as recorded
-    episodes, for whoever made the manifest may have made this, too. Nothing is unpickled. Errors: DamagedChunk.
+    episodes, for whoever made the manifest may have made this, too. Nothing is unpickled. Errors: DamagedChunk;
+    MemoryError, if it is what the manifest says, and too large to be read here and now.
     """
     try:
         wanted, expected = layout(chunk.rows, spec), chunk.rows * row_bytes(spec) + 4096
         limit = available_memory() // 2
-        if expected > limit:
-            raise ValueError(f"{chunk.rows:,} rows take more than {limit:,} bytes, half of the memory that is free")
         most = expected + expected // 1000  # what cannot be compressed grows a little
         with files.opened(path, most) as file, zipfile.ZipFile(file) as archive:
             arrays = NpzArrays(archive)
@@ -124,10 +123,17 @@ def read_chunk(path: Path, chunk: Chunk, spec: Spec) -> Episode:
                 found = arrays.header(name)
                 if found != (shape, kind):
                     raise ValueError(f"'{name}' is {found[1]} {found[0]}, not {kind} {shape}")
+            if expected > limit:
+                raise MemoryError(
+                    f"memory: replay chunk {path} has {chunk.rows:,} rows, {expected:,} bytes; {limit:,} are half of "
+                    "what is free"
+                )
             episode = Episode(*(arrays.load(name, limit) for name in Episode._fields))
         if episode.digest() != chunk.digest:
             raise ValueError("its content does not match its digest")
         check_rows(episode, spec, chunk.continuation)
+    except MemoryError:
+        raise
     except Exception as error:  # zipfile and numpy raise nearly anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DamagedChunk(f"replay chunk {path.name} is damaged or missing: {reason}") from error
