@@ -92,7 +92,7 @@ def adapt(env: gymnasium.Env) -> tuple[gymnasium.Env, list[str]]:
     notes = []
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        if not all(isinstance(part, spaces.Box) for part in parts):
+        if not all(isinstance(part, spaces.Box) and part.dtype.kind == "f" for part in parts):
             raise EnvError(
                 f"the action space {space} mixes choices and numbers, or is nested: agents here do one of the two; "
                 f"leave a part out, or turn choices into numbers, with {WRAP}"

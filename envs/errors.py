@@ -1,6 +1,9 @@
 """The one error that environments give, and the words for it."""
 
+import sys
 import traceback
+
+import gymnasium
 
 
 class EnvError(RuntimeError):
@@ -25,6 +28,14 @@ def told(error: BaseException) -> str:
         place = traceback.extract_tb(error.__traceback__)[-1:]
         text = "".join(f"in {frame.name}, {frame.filename}:{frame.lineno}: {frame.line}" for frame in place)
     return f"{type(error).__name__}: {text or '(no message)'}"
+
+
+def close(env: gymnasium.Env, label: str) -> None:
+    """Never fails: what was played is worth more than a simulator that ends well."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        print(f"warning: {label}: close() failed: {told(error)}", file=sys.stderr)
 
 
 class WorkerLost(EnvError):

@@ -196,8 +196,11 @@ class Isolated(gymnasium.Wrapper):
 
 
 def build(make: Callable[[Any], gymnasium.Env], config: Any) -> gymnasium.Env:
-    """make(config), isolated from its first line on."""
+    """make(config), isolated from its first line on. What it draws from the global generators when it is made is the
+    same every time: a run that is resumed, or evaluated, must not go on in another world.
+    """
     sphere = Sphere(config.label)
     with sphere:
+        sphere.generators.seed(0)
         env = make(config)
     return Isolated(env, sphere)

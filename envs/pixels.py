@@ -192,7 +192,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 (Y, X) or (Y, X, 3) -> the same of `size`."""
     if image.shape[:2] == tuple(size):
         return image
-    smaller = size[0] <= image.shape[0] and size[1] <= image.shape[1]
     # INTER_AREA averages, so that thin lines survive shrinking; enlarged with it, pixels turn into blocks
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return cv2.resize(np.ascontiguousarray(image), (size[1], size[0]), interpolation=method)
+    y, x = (min(wanted, there) for wanted, there in zip(size, image.shape[:2], strict=True))
+    smaller = cv2.resize(np.ascontiguousarray(image), (x, y), interpolation=cv2.INTER_AREA)
+    return smaller if (y, x) == tuple(size) else cv2.resize(smaller, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

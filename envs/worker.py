@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from envs import isolation
 from envs.adapter import Config
-from envs.errors import EnvError, told, where
+from envs.errors import EnvError, close, told, where
 
 Build = Callable[[Any], gymnasium.Env]  # config -> one environment with the fixed interface
 
@@ -132,12 +132,8 @@ class Worker(gymnasium.Env):
         return self.image, float(reward), False, False, info
 
     def close(self) -> None:
-        """Never fails: what was played is worth more than a simulator that ends well."""
-        try:
-            if self.env is not None:
-                self.env.close()
-        except (Exception, SystemExit) as error:
-            print(f"warning: {self.config.label}: close() failed: {told(error)}", file=sys.stderr)
+        if self.env is not None:
+            close(self.env, self.config.label)
         self.env = None
 
     def _failed(self, error: EnvError) -> dict[str, Any]:

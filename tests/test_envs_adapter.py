@@ -79,6 +79,15 @@ def test_shrinking_averages() -> None:
     assert (pixels.convert(stripes, "YX", (16, 16), gray=True) == 100).all()
 
 
+def test_a_picture_that_shrinks_in_one_direction_only_loses_nothing() -> None:
+    thin = np.zeros((48, 640), np.uint8)
+    thin[:, 100:104] = 255
+    for size in ((64, 64), (48, 64)):
+        found = pixels.resize(thin, size)
+        assert found.shape == size and found.max() == 102  # 4 of 10 columns
+    assert pixels.resize(np.ascontiguousarray(thin.T), (64, 64)).max() == 102
+
+
 def test_an_image_is_rendered_where_the_observation_has_none() -> None:
     env = adapter.wrap_env(Odd(BOX, render_mode="rgb_array"), config())
     env.reset()
@@ -216,6 +225,11 @@ REFUSED = {
     "one absurd bound": (HWC, spaces.Box(-1, 2e6, (2,), np.float32), r"beyond 1e\+06.*gymnasium\.wrappers\.Transform"),
     "too many choices": (HWC, spaces.MultiBinary(12), "has 4,096 combinations.*at most 1,024: keep a table"),
     "choices and numbers": (HWC, spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}), "mixes choices and numbers"),
+    "integers and numbers": (
+        HWC,
+        spaces.Dict({"move": BOX, "gear": spaces.Box(-1, 1, (1,), np.int64)}),
+        "mixes choices and numbers",
+    ),
     "all integers": (
         HWC,
         spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),

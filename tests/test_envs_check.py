@@ -92,6 +92,53 @@ def test_an_environment_that_calls_exit_does_not_end_the_check(
     assert any(text.startswith(line) and "SystemExit: 0" in text for text in said), said
 
 
+class Unspoken(Odd):
+    """Has forgotten to say what its actions are."""
+
+    def __init__(self, **words) -> None:
+        super().__init__(**words)
+        del self.action_space
+
+
+class Unclosable(gymnasium.Env):
+    """A state that can be rendered, and a window that was never opened."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)
+    viewer = None
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return self.np_random.integers(0, 256, (16, 16, 3), np.uint8)
+
+    def close(self) -> None:
+        self.viewer.close()
+
+
+@pytest.mark.parametrize(
+    ("entry", "status", "said"),
+    [(Unspoken, 1, "BAD   AttributeError"), (Unclosable, 0, "note  close() failed: AttributeError")],
+)
+def test_mistakes_outside_reset_and_step_are_told_in_a_line(
+    entry: type, status: int, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    gymnasium.register("CheckedMistake-v0", entry_point=entry, max_episode_steps=9)
+    try:
+        assert check.main(["CheckedMistake-v0", "--steps", "20"]) == status
+    finally:
+        gymnasium.registry.pop("CheckedMistake-v0")
+    assert any(line.startswith(said) for line in capsys.readouterr().out.splitlines())
+
+
 def test_an_unknown_id_names_the_nearest(capsys: pytest.CaptureFixture) -> None:
     assert check.main(["ChekedGood-v0"]) == 1
     assert "nearest: CheckedGood-v0" in capsys.readouterr().out

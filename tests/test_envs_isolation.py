@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bad_envs
 import gymnasium
@@ -246,3 +246,21 @@ def test_variables_for_drawing_without_a_screen_are_the_users_or_the_environment
     monkeypatch.setenv("DISPLAY", ":0")
     rendering.without_screen()
     assert "SDL_VIDEODRIVER" not in os.environ
+
+
+def test_what_is_drawn_when_an_environment_is_made_is_the_same_every_time() -> None:
+    """Else workers, resumed runs and evaluations would play in different worlds."""
+
+    class Drawn(gymnasium.Env):
+        def __init__(self) -> None:
+            self.map = np.random.rand(), random.random(), float(torch.rand(()))
+
+    class Named(NamedTuple):
+        label: str
+
+    np.random.seed(5), random.seed(5), torch.manual_seed(5)
+    made = [isolation.build(lambda _: Drawn(), Named("drawn")) for _ in range(2)]
+    after = np.random.rand(), random.random(), float(torch.rand(()))
+    np.random.seed(5), random.seed(5), torch.manual_seed(5)
+    assert after == (np.random.rand(), random.random(), float(torch.rand(())))
+    assert made[0].unwrapped.map == made[1].unwrapped.map  # type: ignore[attr-defined]

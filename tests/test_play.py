@@ -12,12 +12,14 @@ from test_contract_actors import MODELS, make
 from worlds_to_play import Picture
 
 from agents.base import executable, random_actions
+from envs.errors import EnvError
 from envs.suites.catch import Catch
 from training.configuration import components
 from viewer import messages, opening
 from viewer.player import idle
 from viewer.recording import Recording
 from viewer.session import Session, View
+from viewer.world import Rebuilt
 from worldmodel.base import Batch, Spec
 
 ACTORS = [name for name in test_contract_actors.ACTORS if name in components.names("actor")]  # one file of each
@@ -211,3 +213,30 @@ def test_a_film_is_a_gif_of_all_that_was_seen() -> None:
     film.add(played.step(), None)
     assert film.gif(15)[:6] == b"GIF89a" and len({frame.shape for frame in film.frames}) == 1
     assert not np.array_equal(film.frames[0], film.frames[1])
+
+
+def test_after_a_failure_another_episode_begins_in_an_environment_made_anew() -> None:
+    made: list[Any] = []
+
+    class Flaky(Picture):
+        def step(self, action: Any) -> Any:
+            if len(self.actions) == 2 and len(made) == 1:
+                raise EnvError("the simulator is gone")
+            return super().step(action)
+
+        def close(self) -> None:
+            raise RuntimeError("nor can it be closed")
+
+    def make_one() -> Picture:
+        made.append(Flaky(tiny.SPEC))
+        return made[-1]
+
+    played = Session(make("cem on rssm", tiny.SPEC), Rebuilt(make_one, "flaky"), seed=3)
+    for _ in range(2):
+        played.step()
+    with pytest.raises(EnvError, match="gone"):
+        played.step()
+    assert len(made) == 1
+    view = played.step()
+    assert (view.step, view.ended, played.seed, len(made)) == (0, "", 4, 2)
+    assert [played.step().step for _ in range(3)] == [1, 2, 3]

@@ -13,8 +13,10 @@ from PIL import Image
 from test_contract_actors import make
 from worlds_to_play import Picture, page
 
+from envs.errors import EnvError
 from viewer.opening import Opened
 from viewer.session import Session
+from viewer.world import Rebuilt
 from worldmodel.base import Spec
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -159,7 +161,10 @@ def test_a_second_visitor_watches_until_the_first_leaves(visit: Any) -> None:
         step = int(second.get_attribute("#panes", "data-step"))
         until(second, f"document.getElementById('panes').dataset.step > {step + 1}")
         assert second.get_attribute("#agent", "aria-pressed") == "true"
+        first.keyboard.down("ArrowUp")
+        until(first, "document.querySelectorAll('.dimension output')[1].textContent === '1.00'")
         first.close()
+        until(second, "document.querySelectorAll('.dimension output')[1].textContent === '0.00'")
         until(second, "document.getElementById('role').textContent === 'in control'")
         second.keyboard.down("ArrowRight")
         until(second, "document.querySelector('.dimension output').textContent === '1.00'")
@@ -196,6 +201,11 @@ def test_keys_mean_what_an_environment_calls_its_actions(visit: Any) -> None:
         for key, taken in (("ArrowUp", 3), ("ArrowRight", 0)):
             tab.keyboard.up(key)
             until(tab, f"document.querySelectorAll('#controls button')[{taken}].classList.contains('taken')")
+        tab.keyboard.down("3")
+        until(tab, "document.querySelectorAll('#controls button')[2].classList.contains('taken')")
+        # Shift changes what a key writes: it is let go all the same
+        tab.evaluate("dispatchEvent(new KeyboardEvent('keyup', {code: 'Digit3', key: '#'}))")
+        until(tab, "document.querySelectorAll('#controls button')[0].classList.contains('taken')")
 
 
 def test_discrete_actions_have_keys_and_buttons_also_on_a_small_touch_screen(visit: Any) -> None:
@@ -211,3 +221,52 @@ def test_discrete_actions_have_keys_and_buttons_also_on_a_small_touch_screen(vis
         tab.locator("#controls button").nth(1).tap()
         until(tab, "document.querySelectorAll('#controls button')[1].classList.contains('taken')")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_key_that_is_let_go_while_the_agent_acts_is_let_go(visit: Any) -> None:
+    with page(opened) as port:
+        tab = visit(port)
+        tab.keyboard.down("ArrowRight")
+        until(tab, "document.querySelector('.dimension output').textContent === '1.00'")
+        tab.keyboard.press("Enter")
+        until(tab, "document.getElementById('agent').getAttribute('aria-pressed') === 'true'")
+        tab.keyboard.up("ArrowRight")
+        tab.keyboard.press("Enter")
+        until(tab, "document.getElementById('human').getAttribute('aria-pressed') === 'true'")
+        until(tab, "document.querySelector('.dimension output').textContent === '0.00'")
+
+
+def test_every_film_is_taken_home_also_a_shorter_one(visit: Any) -> None:
+    with page(opened) as port:
+        tab = visit(port)
+        for steps in (6, 2):
+            tab.click("#record")
+            until(tab, "document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+            step = int(tab.get_attribute("#panes", "data-step"))
+            until(tab, f"document.getElementById('panes').dataset.step > {step + steps}")
+            with tab.expect_download():
+                tab.click("#record")
+
+
+def test_an_error_is_shown_until_one_goes_on(visit: Any) -> None:
+    failed: list[int] = []
+
+    class Flaky(Picture):
+        def step(self, action: Any) -> Any:
+            if len(self.actions) == 3 and not failed:
+                failed.append(self.seed)
+                raise EnvError("the simulator is gone")
+            return super().step(action)
+
+    def flaky() -> Opened:
+        session, facts, with_horizon = opened()
+        played = Session(session.agent, Rebuilt(lambda: Flaky(tiny.SPEC), "flaky"))
+        return Opened(played, facts | {"has_env": True}, with_horizon)
+
+    with page(flaky) as port:
+        tab = visit(port)
+        tab.wait_for_selector("#error:not([hidden])")
+        assert "the simulator is gone" in tab.inner_text("#error")
+        tab.keyboard.press(" ")
+        until(tab, "document.getElementById('panes').dataset.step > 3")
+        assert not tab.is_visible("#error") and tab.input_value("#seed") == "1"

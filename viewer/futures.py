@@ -5,6 +5,7 @@ A planner's fan are candidates of its last iteration, from the best to the worst
 imagination: once as it acts, and as often as there are others with its exploration noise.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.base import ActorInfo, Carry, executable
+from agents.base import Actor, ActorInfo, Carry, executable
 from agents.imagination import path_return
+from agents.reward_and_value import RewardAndValue
 from worldmodel.base import State, merge_time, tree_map, tree_repeat, tree_stack
 
 
@@ -97,3 +99,9 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """Decoded images, about [0, 1], as uint8."""
     pictures: np.ndarray = (images.float().nan_to_num().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return pictures
+
+
+def critic_of(actor: Actor) -> Callable[[State], Tensor] | None:
+    """The actor's own critic, or the one that a planner asks what lies beyond its horizon."""
+    owner = actor.objective.actor if isinstance(actor.objective, RewardAndValue) else actor
+    return getattr(owner, "expected_return", None)

@@ -13,6 +13,7 @@ from envs import EnvError
 from training.build import build_actor
 from training.run_folder.trained import TrainedRun
 from viewer.session import Session
+from viewer.world import Rebuilt
 from worldmodel.base import Batch
 
 CONTEXT = 8  # recorded rows that are looked at before a dream
@@ -45,7 +46,8 @@ def open_run(
     if actor or overrides:
         agent, _ = trained.prepare_agent(actor, GENERATIONS, overrides)
     section, objective = trained.section(actor, overrides), trained.objective(overrides)
-    env = make_env(agent.env) if use_env and agent.env else None
+    config = agent.env
+    env = Rebuilt(lambda: make_env(config), config.label) if use_env and config else None
     session = Session(agent, env, None if env else recordings(trained), seed)
     plans = hasattr(section, "horizon") and not agent.actor.learns
 

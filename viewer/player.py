@@ -46,6 +46,7 @@ class Player:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.recording: Recording | None = None
         self.film: Recording | None = None  # the newest that is finished
+        self.films = 0  # that are
         self.view: View | None = None
         self.futures: Futures | None = None
         self.began = self.due = self.seconds = 0.0  # of the last step: when it began, when the next is due, how long
@@ -61,8 +62,12 @@ class Player:
         """Errors: those of opening."""
         self.opened = await self.call(opening)
         self.session, self.facts, self.with_horizon = self.opened
-        self.human = idle(self.session.agent.spec, self.facts["meanings"])
+        self.let_go()
         self.jobs.append(self.session.view)
+
+    def let_go(self) -> None:
+        """Nobody presses anything."""
+        self.human = idle(self.session.agent.spec, self.facts["meanings"])
 
     async def close(self) -> None:
         if self.opened and self.opened.session.env is not None:
@@ -163,7 +168,7 @@ class Player:
             "open_loop": session.open_loop,
             "futures": self.shows_futures,
             "recording": self.recording is not None,
-            "film": len(self.film.frames) if self.film else 0,
+            "film": self.films,
         }
         if anew or state != self.told:
             self.told = state
@@ -224,7 +229,9 @@ class Player:
         if on:
             self.recording = Recording()
         elif self.recording is not None:
-            self.film, self.recording = self.recording if self.recording.frames else self.film, None
+            if self.recording.frames:
+                self.film, self.films = self.recording, self.films + 1
+            self.recording = None
 
 
 def idle(spec: Spec, meanings: Sequence[str]) -> np.ndarray:

@@ -91,6 +91,8 @@ class Server:
                 if message.type == WSMsgType.TEXT and visitor is self.visitors[0]:
                     self.heed(visitor, message.data)
         finally:
+            if visitor is self.visitors[0]:
+                player.let_go()
             self.visitors.remove(visitor)
             sending.cancel()
             self.greet()

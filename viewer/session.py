@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent
-from agents.base import Actor, ActorInfo
+from agents.base import ActorInfo
 from agents.reward_and_value import RewardAndValue
-from viewer.futures import Futures, imagine_futures, to_bytes
+from viewer.futures import Futures, critic_of, imagine_futures, to_bytes
 from worldmodel.base import Batch, State, tree_map
 from worldmodel.networks.dense import packed_weights
 
 OTHERS, SHOWN = 6, 12  # futures beside the plan, and pictures of each
+FAILED = "it failed"
 Place = Literal["world", "dream"]
 
 
@@ -77,7 +78,7 @@ class Session:
         torch.manual_seed(self.seed)
         self.carry: Any = tree_map(lambda a: a.to(self.agent.device), self.agent.actor.initial(1))
         self.step_number = 0
-        self.total, self.ended = {"world": 0.0, "dream": 0.0}, {"world": "", "dream": ""}
+        self.total, self.ended = {"world": 0.0, "dream": 0.0}, {"world": FAILED, "dream": ""}
         with self.computing():
             self.observed = self.agent.model.initial(1)
             no_action = np.zeros(self.agent.spec.action_dim, np.float32)
@@ -93,6 +94,7 @@ class Session:
             else:  # a first step from nothing, as every episode begins
                 self.observed = self.agent.model.imagine(self.observed, self.tensor(no_action))
         self.action, self.reward, self.imagined_reward = no_action, math.nan, math.nan
+        self.ended["world"] = ""
         return self.wake()
 
     def wake(self) -> View:
@@ -146,6 +148,7 @@ class Session:
 
     def step_world(self) -> None:
         assert self.env is not None
+        self.ended["world"] = FAILED  # if the step raises: another episode is begun then
         given = int(self.action.argmax()) if self.agent.spec.discrete else self.action.copy()
         self.image, reward, terminated, truncated, _ = self.env.step(given)
         self.reward = float(reward)
@@ -241,9 +244,3 @@ class Session:
     def aside(self) -> contextlib.AbstractContextManager[None]:
         """With random numbers of its own."""
         return self.agent.fork_rng(1_000_003 * self.seed + self.step_number)
-
-
-def critic_of(actor: Actor) -> Callable[[State], Tensor] | None:
-    """The actor's own critic, or the one that a planner asks what lies beyond its horizon."""
-    owner = actor.objective.actor if isinstance(actor.objective, RewardAndValue) else actor
-    return getattr(owner, "expected_return", None)

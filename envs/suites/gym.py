@@ -14,7 +14,7 @@ import gymnasium
 import pydantic
 
 from envs import adapter, pixels, rendering
-from envs.errors import EnvError, told
+from envs.errors import EnvError, close, told
 
 
 class Config(adapter.Config):
@@ -53,12 +53,12 @@ def make(config: Config) -> gymnasium.Env:
     try:
         found = pixels.find(env, config.image)
     except EnvError as error:
-        env.close()
+        close(env, config.label)
         raise EnvError(f"{config.label}: {error}", error.advice) from error
     if found.box is not None:
         return env
     modes = env.metadata.get("render_modes") or []
-    env.close()
+    close(env, config.label)
     if "rgb_array" not in modes:
         raise EnvError(
             f"{config.id}: no image in the observation {env.observation_space}, and it cannot be rendered "

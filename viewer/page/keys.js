@@ -115,7 +115,7 @@ export class Hands {
     slider.oninput = () => { this.values[i] = Number(slider.value); this.tell(); };
     slider.onchange = () => {
       slider.blur();
-      if (!this.sticky.checked) { this.values[i] = 0; this.tell(); }
+      if (!this.sticky.checked) { this.values[i] = 0; this.tell(false); }
     };
     row.append(name, this.button("−", less, [i, -1]), slider, this.button("+", more, [i, 1]), document.createElement("output"));
     return row;
@@ -143,12 +143,14 @@ export class Hands {
     this.tell(false);
   }
 
-  // A key of the keyboard; whether it was one of ours.
+  // A key of the keyboard; whether it was one of ours. It is held by its place: Shift may change what it writes.
   key(event, down) {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, what = this.bound.get(key);
+    const place = event.code || key;
+    if (!down) this.release(place);
     if (!what) return false;
-    if (!down) this.release(key);
-    else if (!event.repeat) this.press(key, what);
+    if (!down) return true;
+    if (!event.repeat) this.press(place, what);
     else this.tell(); // a key that is kept down steps on while the world is paused
     return true;
   }

@@ -24,7 +24,11 @@ function connect() {
   };
 }
 
-const send = (command) => { if (acts && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(command)); };
+function send(command) {
+  if (!acts || socket.readyState !== WebSocket.OPEN) return;
+  say_error(""); // of what was done before
+  socket.send(JSON.stringify(command));
+}
 
 // Four bytes of length, a header as JSON, the pictures that it names.
 async function unpack(buffer) {
@@ -190,7 +194,7 @@ for (const [id, unit] of SLIDERS) {
 
 const does = {
   agent: () => send({ control: "agent" }),
-  human: () => send({ control: "human" }),
+  human: () => send({ control: "human", action: hands.action(), heard: sent }), // keys may have been let go meanwhile
   world: () => send({ place: "world" }),
   dreamland: () => send({ place: "dream" }),
   pause: () => send({ paused: !state.paused }),
