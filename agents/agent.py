@@ -116,6 +116,7 @@ class Agent:
         elif is_first.any():
             fresh = self.initial(len(image)).carry
             memory = memory._replace(carry=tree_where(torch.from_numpy(is_first).to(self.device), fresh, memory.carry))
+        image = np.require(image, requirements=["C", "W"])  # a flipped or a read-only one is copied
         memory = self.act_graph(mode, memory, torch.from_numpy(image), torch.from_numpy(is_first))
         return np.array(memory.action.float().cpu().numpy()), memory
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from agents.agent import Agent
 from agents.agent import Config as AgentConfig
+from agents.base import Objective
 from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
 from agents.optimizers import OptimizerConfig
@@ -433,7 +434,9 @@ def test_fault_26_acting_and_learning_see_the_same_state() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_planner_may_ask_the_critic_what_lies_beyond_its_horizon(name: str) -> None:
-    """The value of the last state, which for V1 and V2 has that state's own reward in it, is counted once."""
+    """The value of the last state, which for V1 and V2 has that state's own reward and its probability to be no end in
+    it, is counted once.
+    """
     model = Exact(lambda place, action: Place(place.x + action, action[:, 0], 0.5 * place.alive), 2)
     actor = dreams.actor(name, model)
     unsettle(actor)
@@ -441,7 +444,36 @@ def test_a_planner_may_ask_the_critic_what_lies_beyond_its_horizon(name: str) ->
     with torch.no_grad():
         found = evaluate_sequences(model, RewardAndValue(Reward(), actor), model.initial(3), actions)
         value = actor.value(actions.sum(2))
-    own = 0.0 if name.startswith("dreamer_v3") else actions[:, :, 1, 0]
-    expected = actions[:, :, 0, 0] + 0.5 * actions[:, :, 1, 0] + 0.5 * 0.25 * (value - own)
+    if name.startswith("dreamer_v3"):  # v(s) = r(s') + ..., given that s is no end
+        beyond = 0.25 * value
+    else:  # v(s) = r(s) + discount * continues(s) * v(s')
+        beyond = value - actions[:, :, 1, 0]
+    expected = actions[:, :, 0, 0] + 0.5 * actions[:, :, 1, 0] + 0.5 * beyond
     torch.testing.assert_close(found, expected)
     assert value.abs().max() > 0
+
+
+class Colder(Objective):
+    """Something else than the reward."""
+
+    in_reward_units = False
+
+    def reward(self, model: Any, path: Any, actions: torch.Tensor) -> torch.Tensor:
+        return -7.0 - 0 * model.reward(merge_time(path)).view(actions.shape[:2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_critic_of_another_objective_has_nothing_to_do_with_the_reward(name: str) -> None:
+    model = dreams.model(name)
+    actor = dreams.actor(name, model, objective=Colder())
+    batch = dreams.batch(2, 5)
+    _, states = states_of(model, batch, 0)
+    losses = []
+    for reward in (batch.reward, 1000 + batch.reward):
+        torch.manual_seed(0)
+        losses.append(actor.loss(batch._replace(reward=reward), states)[0].item())
+    assert losses[0] == losses[1]
+    state = merge_time(states)
+    value = actor.value(model.features(state))
+    own = 0.0 if name.startswith("dreamer_v3") else -7.0
+    torch.testing.assert_close(actor.expected_return(state), value - own)

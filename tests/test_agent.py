@@ -177,6 +177,19 @@ def test_one_image_gives_what_a_batch_of_one_gives(spec: Spec) -> None:
     assert np.shape(again) == np.shape(action)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_may_be_flipped_or_read_only() -> None:
+    agent, picture = tiny.make_agent(planner), images(2)
+    flipped = picture[..., ::-1]
+    locked = np.ascontiguousarray(flipped)
+    locked.flags.writeable = False
+    acted = []
+    for image in (np.ascontiguousarray(flipped), flipped, locked):
+        torch.manual_seed(1)
+        acted.append(agent.act(None, image)[0])
+    assert np.array_equal(acted[0], acted[1]) and np.array_equal(acted[0], acted[2])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -13,10 +13,11 @@ from agents.base import Actor, random_actions
 from agents.explorers import brownian, repeated_random
 from agents.explorers.brownian import Walk, reflected
 from agents.explorers.repeated_random import Repetition
-from training.collecting.rollout import planned_vs_obtained, rollout
+from training.collecting.rollout import EpisodeResult, planned_vs_obtained, rollout
 from training.configuration.config import check_section
 from training.evaluation import planned_metrics
 from worldmodel.base import ConfigError, Spec, tree_map, tree_where
+from worldmodel.replay.episodes import Episode
 
 PLANE, THREE = Spec((1, 16, 16), 2, False), Spec((1, 16, 16), 3, True)
 both = pytest.mark.parametrize("spec", [PLANE, THREE], ids=["continuous", "discrete"])
@@ -231,6 +232,19 @@ def test_whole_episodes_predict_nothing_and_warn_of_nothing(name: str, spec: Spe
         assert (spec.discrete and (action.sum(-1) == 1).all()) or not spec.discrete
     values = planned_metrics(results, "collect")
     assert math.isnan(values["collect/planned_return"]) and math.isnan(values["collect/planned_minus_obtained"])
+
+
+def test_an_episode_that_is_shorter_than_the_horizon_takes_no_other_ones_prediction_away() -> None:
+    def episode(length: int, predicted: float) -> EpisodeResult:
+        rows = np.zeros(length + 1, np.float32)
+        played = Episode(np.zeros((length + 1, 1, 4, 4), np.uint8), rows[:, None], rows + 1, rows > 0)
+        return EpisodeResult(played, np.full(length, predicted, np.float32), 4, True)
+
+    long, short, broken = episode(9, 5.0), episode(3, 7.0), episode(9, -np.inf)
+    long.predicted_return[3] = -np.inf  # once
+    values = planned_metrics([long, short, broken], "evaluate")
+    assert values["evaluate/planned_return"] == 5 and values["evaluate/obtained_return"] == 4
+    assert math.isnan(planned_metrics([short, broken], "evaluate")["evaluate/planned_return"])
 
 
 def test_contradictions_are_refused_with_advice() -> None:

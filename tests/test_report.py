@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.reporting import report
 from training.reporting.report import Reporter, read_clocks
 from training.schedule import Counters
 
@@ -55,3 +56,27 @@ def test_what_earlier_versions_saved_had_one_count() -> None:
     made.restore({"sums": {"model/loss": 6.0, "model/skipped": 1.0, "updates": 4.0}})
     made.report()
     assert said[0]["learn/model/loss"] == 2
+
+
+def test_seconds_that_were_not_reported_yet_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was stopped took as long as it took, and its updates are not those of the moments since."""
+    clocks = {"wall_clock": 100.0, "cpu": 50.0}
+    monkeypatch.setattr(report, "read_clocks", lambda: dict(clocks))
+    said: list[dict[str, float]] = []
+    made = reporter(said)
+    made.seconds, made.clocks = {"learn": 6.0, "collect": 2.0}, dict(clocks)
+    for _ in range(3):
+        made.add(update("actor", 1.0, False))
+    clocks |= {"wall_clock": 110.0, "cpu": 57.0}
+    state = json.loads(json.dumps(made.state()))
+    clocks |= {"wall_clock": 1000.0, "cpu": 1.0}  # in another process
+    again = reporter(said)
+    again.seconds = {}
+    again.restore(state)
+    again.add(update("actor", 1.0, False))
+    again.took(learn=2.0)
+    clocks |= {"wall_clock": 1003.0, "cpu": 3.0}
+    again.report()
+    wanted = {"learn": 8.0, "collect": 2.0, "wall_clock": 13.0, "cpu": 9.0}
+    assert {name: said[-1][f"seconds/{name}"] for name in wanted} == wanted
+    assert said[-1]["rate/updates_per_second"] == 0.5

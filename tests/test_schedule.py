@@ -298,6 +298,13 @@ def test_with_a_ratio_reports_come_every_so_many_updates() -> None:
     assert sum(word.startswith("model") for word in done) == 72  # 145 decisions, half an update each
 
 
+def test_with_a_ratio_reports_come_every_so_many_updates_of_all_stages() -> None:
+    setting = config(learn={"model": 3, "memory": 4}, unit="steps", prefill=10, env_steps=300, ratio=40, report_every=8)
+    done = whole(setting, 1)
+    reports = [word for word in done if word.startswith("report")]
+    assert reports == [f"report {8 * n}" for n in range(1, len(reports) + 1)] and len(reports) > 9
+
+
 def test_with_a_ratio_a_stage_is_still_evaluated_every_so_many_of_its_updates() -> None:
     learn = {"model": {"updates": 6, "eval_every": 3}}
     setting = config(learn=learn, unit="steps", prefill=10, env_steps=100, ratio=100, per_round=30)
@@ -309,6 +316,8 @@ def test_one_batch_for_several_parts() -> None:
     setting = config(learn={"joint": {"parts": ["model", "actor"], "updates": 1}, "memory": 1}, prefill=1)
     assert schedule(setting, episodes=1).turn().parts == ("model", "actor")
     assert schedule(setting, episodes=1, updates=1).turn().parts == ("memory",)
+    setting = config(learn={"joint": {"parts": ["actor", "vision", "memory"], "updates": 1}}, prefill=1)
+    assert schedule(setting, episodes=1).turn().parts == ("vision", "memory", "actor")  # from states of this batch
 
 
 # ---- evaluations and saves ----

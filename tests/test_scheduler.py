@@ -172,5 +172,6 @@ def test_the_actor_is_owed_its_share_and_the_end_waits_for_it() -> None:
     assert not split.learned_once()
     split.counters.updates, split.counters.actor_updates = 16, 11
     assert split.learned_once() and split.collected_enough() and not split.collecting_done()
+    assert split.behind() == 2  # rounded up: as long as it is owed anything the model waits
     split.counters.actor_updates = 12
     assert split.behind() == 0 and split.collecting_done()

@@ -745,3 +745,17 @@ def test_an_explorer_may_be_named_again_on_resuming(tmp_path: Path, unseen: None
     assert runs.go(tmp_path, "explorer=repeated_random", "train.env_steps=25", recipe=[]) == 0
     with pytest.raises(ConfigError, match=r"explorer\.name: the run has 'repeated_random', you ask for 'uniform'"):
         runs.composed("run=r", f"runs={tmp_path}", "explorer=uniform")
+
+
+def test_what_the_model_learned_beside_an_interrupted_generation_is_dropped_with_it(tmp_path: Path) -> None:
+    words = [word for word in runs.TINY if not word.startswith(("actor.", "train.learn"))]
+    words += ["actor=evolution_tiny", "actor.evaluate_in=env", "actor.population=4", "actor.rollouts=1",
+              "train.learn.model.updates=0", "+train.learn.joint={parts: [model, actor], updates: 2}",
+              "train.env_steps=15"]  # fmt: skip
+    assert runs.go(tmp_path / "whole", recipe=words) == 0
+    assert runs.go(tmp_path / "stopped", recipe=words, stop=runs.StopAt(20)) == 143
+    newest = checkpoint.names(tmp_path / "stopped" / "r" / "checkpoints")[0]
+    counted = checkpoint.verify(tmp_path / "stopped" / "r" / "checkpoints" / newest).state["counters"]
+    assert counted["updates"] < 2  # it was stopped amid a generation
+    assert runs.go(tmp_path / "stopped", recipe=words) == 0
+    assert runs.digests(tmp_path / "stopped" / "r") == runs.digests(tmp_path / "whole" / "r")

@@ -38,7 +38,8 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
             "train: env_steps and prefill ask for episodes, but there is no environment: choose one, env=..., or set "
             "both to 0"
         )
-    if config.env is None and "actor" in train.learn.stages and evaluates_in_env:
+    learn = [part for name, stage in train.learn.stages.items() if stage.updates for part in stage.parts or [name]]
+    if config.env is None and "actor" in learn and evaluates_in_env:
         lines.append(
             "actor.evaluate_in: there is no environment to play in: choose one, env=..., or actor.evaluate_in=model"
         )
@@ -50,7 +51,6 @@ def check_learning(config: Config, agent: Agent, has_data: bool) -> None:
     lines += idle_optimizers(config, agent)
     if lines:
         raise ConfigError(lines)
-    learn = [part for name, stage in train.learn.stages.items() if stage.updates for part in stage.parts or [name]]
     if agent.actor.learns and "actor" not in learn:
         console.print(
             f"note: {config.actor.name} can learn, but does not here: to train it, train.learn.actor.updates=..."

@@ -69,8 +69,12 @@ def in_reward_units(agent: Agent) -> bool:
 
 
 def planned_metrics(results: Sequence[EpisodeResult], prefix: str) -> dict[str, float]:
-    """The return that was planned over the horizon, and that obtained: exploiting the model shows here first."""
-    predicted, obtained = np.array([planned_vs_obtained(result) for result in results]).mean(0)
+    """The return that was planned over the horizon, and that obtained: exploiting the model shows here first. The means
+    over the episodes that are as long as the horizon, NaN if none is.
+    """
+    pairs = np.array([planned_vs_obtained(result) for result in results])
+    sound = pairs[~np.isnan(pairs).any(1)]
+    predicted, obtained = sound.mean(0) if len(sound) else (math.nan, math.nan)
     return {
         f"{prefix}/planned_return": float(predicted),
         f"{prefix}/obtained_return": float(obtained),

@@ -126,7 +126,8 @@ class StageProgress(NamedTuple):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(self.stage.parts or [self.name])
+        """The actor comes last, wherever it is named: it learns from the states that the model has just computed."""
+        return tuple(sorted(self.stage.parts or [self.name], key="actor".__eq__))
 
 
 class Schedule:
@@ -206,8 +207,9 @@ class Schedule:
             return min(self.updates_due(), every - self.counters.updates % every, *until_evaluated)
         if self.by_generation and turn.parts == ("actor",):
             every = 1
-        limits = (stage.updates, every, stage.eval_every or stage.updates)
-        return min(limit - done % limit for limit in limits)
+        reported = done if self.config.ratio is None else self.counters.updates  # see should_report
+        left = [stage.updates - done, every - reported % every]
+        return min(*left, stage.eval_every - done % stage.eval_every if stage.eval_every else stage.updates)
 
     def should_report(self) -> bool:
         return self.config.ratio is None or self.counters.updates % self.config.report_every == 0

@@ -142,19 +142,22 @@ class Trainer:
             self.counters.prefill_agent_steps = self.counters.agent_steps
 
     @contextlib.contextmanager
-    def rollback(self, learner: torch.nn.Module | None = None) -> Iterator[None]:
-        """What is interrupted inside is dropped, also what the learner learned, and repeated with the same random
-        numbers after resuming.
+    def rollback(self, learns: bool = False) -> Iterator[None]:
+        """What is interrupted inside is dropped, also what was learned, and repeated with the same random numbers after
+        resuming.
         """
         before, played = self.agent.random_state(), self.counters.fitness_env_steps
-        known = {name: value.clone() for name, value in learner.state_dict().items()} if learner else {}
+        known = {
+            file: {name: value.clone() for name, value in tensors.items()}
+            for file, tensors in (self.agent.tensors() if learns else {}).items()
+        }
         try:
             yield
         except BaseException:
             self.agent.set_random_state(before)
             self.counters.fitness_env_steps = played
-            if learner:
-                learner.load_state_dict(known)
+            if known:
+                self.agent.restore(known)
             raise
 
     def play(self, actor: Actor, episodes: int, number: int) -> torch.Tensor:
@@ -187,7 +190,7 @@ class Trainer:
                     raise Interrupted
                 self.between_updates()
                 # gradients never stop amid an update
-                with self.rollback(self.agent.actor if by_itself else None), together():
+                with self.rollback(learns=by_itself), together():
                     metrics = shares.learn(self.agent, self.replay, batch, turn.parts, self.play)
                 counters.updates += 1
                 self.reporter.add(metrics)

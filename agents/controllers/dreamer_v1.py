@@ -20,7 +20,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from agents.base import Actor, ActorInfo, Mode, Objective, Stateless, add_exploration_noise, no_plan
-from agents.controllers.trajectory import EvaluateWith, Policy, choose_action, feature_size, frozen, imagine_trajectory
+from agents.controllers.trajectory import (
+    EvaluateWith,
+    Policy,
+    choose_action,
+    feature_size,
+    frozen,
+    imagine_trajectory,
+    return_after,
+)
 from agents.returns import lambda_return_with_own_reward, survival_before
 from worldmodel.base import Batch, Spec, State, StrictConfig, WorldModel, merge_time, tree_map
 from worldmodel.networks.elu import EluMLP
@@ -88,8 +96,9 @@ class DreamerV1(Actor):
         return self.critic(features).squeeze(-1).float()
 
     def expected_return(self, state: State) -> Tensor:
-        """The discounted return that is still to come after arriving in a state, (N,)."""
-        return self.value(self.model.features(state)) - self.model.reward(state)
+        """The discounted return that is still to come after arriving in a state that is no end, (N,)."""
+        value = self.value(self.model.features(state))
+        return return_after(self.model, self.objective, state, value, self.spec.action_dim)
 
     # ---- learning ----
 

@@ -28,6 +28,7 @@ from agents.controllers.trajectory import (
     feature_size,
     frozen,
     imagine_trajectory,
+    return_after,
     target_network,
 )
 from agents.returns import lambda_return_with_own_reward, survival_before
@@ -99,8 +100,9 @@ class DreamerV2(Actor):
         return self.critic(features).squeeze(-1).float()
 
     def expected_return(self, state: State) -> Tensor:
-        """The discounted return that is still to come after arriving in a state, (N,)."""
-        return self.value(self.model.features(state)) - self.model.reward(state)
+        """The discounted return that is still to come after arriving in a state that is no end, (N,)."""
+        value = self.value(self.model.features(state))
+        return return_after(self.model, self.objective, state, value, self.spec.action_dim)
 
     # ---- learning ----
 

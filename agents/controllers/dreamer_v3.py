@@ -138,7 +138,8 @@ class DreamerV3(Actor):
         weight = survival(discount)[:-1]
         losses, metrics = self.actor_loss(path, returns - value[:-1], self.return_scale.update(returns), weight)
         losses["critic"] = (weight * self.critic_loss(logits[:-1], returns, path.features[:-1])).mean()
-        if config.replay_weight and batch.reward.shape[1] > 1:
+        # What was replayed are rewards: a critic of something else learns from dreams alone.
+        if config.replay_weight and batch.reward.shape[1] > 1 and self.objective.in_reward_units:
             losses["replay"] = config.replay_weight * self.replay_loss(batch, states, returns[0])
         metrics |= {f"loss_{name}": loss for name, loss in losses.items()}
         metrics |= {"return": returns.mean(), "value": value.mean(), "weight": weight.mean()}

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from agents.base import Mode, Objective
-from worldmodel.base import State, WorldModel, merge_time, tree_stack
+from worldmodel.base import State, WorldModel, merge_time, tree_map, tree_stack
 from worldmodel.networks.policies import BoundedNormal, OneHotCategorical, TanhNormal, TruncatedNormal, clip_action
 from worldmodel.networks.precision import precision_of_products
 
+LEAST_ALIVE = 0.1  # below, what comes after does not count, and errors of the value would
 Policy: TypeAlias = TanhNormal | TruncatedNormal | BoundedNormal | OneHotCategorical
 EvaluateWith: TypeAlias = Literal["mode", "sample"]
 
@@ -58,6 +59,19 @@ def imagine_trajectory(
     reward = objective.reward(model, states, torch.stack(taken)).float()
     continues = model.continues(merge_time(states)).float().view(reward.shape)
     return Trajectory(torch.stack(features), torch.stack(actions), reward, continues)
+
+
+def return_after(model: WorldModel, objective: Objective, state: State, value: Tensor, actions: int) -> Tensor:
+    """The discounted return that is still to come after arriving in a state (N, ...) that is no end, (N,), from
+
+        value(s) = r(s) + discount * continues(s) * value(s')
+
+    whose own reward and probability to go on whoever asks counts himself. actions: numbers of one.
+    """
+    path = tree_map(lambda a: a[None], state)
+    no_action = value.new_zeros(1, len(value), actions)
+    own = objective.reward(model, path, no_action)[0]
+    return (value - own) / model.continues(state).clamp(min=LEAST_ALIVE)
 
 
 @contextlib.contextmanager

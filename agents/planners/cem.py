@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.base import Actor, ActorInfo, Candidates, Mode, Objective, add_exploration_noise
 from agents.imagination import evaluate_sequences
-from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, sample
+from agents.planners.proposal import Carry, first_action, first_mean, initial_mean, mean_of_sound, sample
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
 
 
@@ -81,4 +81,4 @@ class CEM(Actor):
             mean = torch.lerp(elites.mean(1), mean, config.momentum)
             spread = (elites.var(1, correction=0) + 1e-6).sqrt()  # the population's variance, as released
             std = torch.lerp(spread, std, config.momentum).clamp(min=config.min_std)
-        return (mean if config.choose == "mean" else elites[:, 0]), value.mean(1), Candidates(samples, returns)
+        return (mean if config.choose == "mean" else elites[:, 0]), mean_of_sound(value), Candidates(samples, returns)

@@ -22,7 +22,7 @@ from torch import Tensor
 from agents.base import Actor, ActorInfo, Candidates, Mode, Objective, add_exploration_noise, executable
 from agents.imagination import evaluate_sequences
 from agents.planners import proposal
-from agents.planners.proposal import first_action, first_mean, initial_mean
+from agents.planners.proposal import first_action, first_mean, initial_mean, mean_of_sound
 from worldmodel.base import Spec, State, StrictConfig, WorldModel
 
 
@@ -117,7 +117,7 @@ class ICEM(Actor):
             std = torch.lerp((elites.var(1, correction=0) + 1e-6).sqrt(), std, config.momentum)
             kept = elites[:, : config.kept]
         actions = elites[:, 0] if config.choose == "best" else mean
-        return actions, value.mean(1), Carry(mean, kept), Candidates(samples, returns)
+        return actions, mean_of_sound(value), Carry(mean, kept), Candidates(samples, returns)
 
 
 def sample(

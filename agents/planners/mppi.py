@@ -82,12 +82,13 @@ class MPPI(Actor):
     ) -> tuple[Tensor, Carry, ActorInfo]:
         """The action, and the proposal's mean as memory, whatever was chosen: a warm start follows the mean."""
         proposal = self.plan(state, carry, generator)
-        action = first_action(self.spec, self.choice(proposal, generator))
+        chosen = self.choice(proposal, generator)
+        action = first_action(self.spec, chosen)
         if mode == "explore":
             if self.config.proposal_noise and not self.spec.discrete:
                 action = action + proposal.std[:, 0] * normal_like(action, generator)
             action = add_exploration_noise(self.spec, action, self.config.exploration_noise, generator)  # clips, too
-        return action, Carry(proposal.mean), ActorInfo(proposal.value, proposal.mean, proposal.candidates)
+        return action, Carry(proposal.mean), ActorInfo(proposal.value, chosen, proposal.candidates)
 
     def plan(self, state: State, carry: Carry, generator: torch.Generator | None = None) -> Proposal:
         config = self.config

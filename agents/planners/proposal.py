@@ -49,3 +49,10 @@ def sample(spec: Spec, mean: Tensor, std: Tensor, candidates: int, generator: to
 def first_action(spec: Spec, actions: Tensor) -> Tensor:
     """The action (N, A) to take of a sequence (N, H, A) that may hold probabilities."""
     return executable(spec, actions[:, 0])
+
+
+def mean_of_sound(returns: Tensor) -> Tensor:
+    """The mean of those that are finite, (N, E) -> (N,): one broken candidate among the elites is no prediction of
+    -inf. NaN, if all are broken.
+    """
+    return returns.where(returns.isfinite(), torch.nan).nanmean(1)

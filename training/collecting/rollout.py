@@ -195,14 +195,16 @@ def planned_vs_obtained(result: EpisodeResult) -> tuple[float, float]:
     """The mean return that the plans of an episode predicted over their horizon, and the mean that was then obtained.
 
     Their difference shows a planner that exploits its model. Steps whose horizon reaches beyond the episode are left
-    out; NaN if none is left.
+    out, and those whose plan has none that is finite; NaN if none is left.
     """
     steps = len(result.predicted_return) - result.horizon + 1
-    if result.horizon == 0 or steps < 1 or np.isnan(result.predicted_return).all():
+    predicted = result.predicted_return[: max(0, steps)]
+    sound = np.isfinite(predicted)
+    if result.horizon == 0 or not sound.any():
         return math.nan, math.nan
     total = np.concatenate([[0.0], np.cumsum(result.episode.reward[1:], dtype=np.float64)])
     obtained = total[result.horizon :] - total[: -result.horizon]
-    return float(result.predicted_return[:steps].mean()), float(obtained.mean())
+    return float(predicted[sound].mean()), float(obtained[sound].mean())
 
 
 def value_vs_obtained(result: EpisodeResult, discount: float) -> tuple[np.ndarray, np.ndarray]:

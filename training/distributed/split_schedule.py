@@ -31,7 +31,7 @@ class SplitSchedule(Schedule):
 
     def behind(self) -> int:
         """Updates by which the model is ahead of the actor."""
-        return max(0, self.actor_updates_due()) * self.round // self.actor_round
+        return -(-max(0, self.actor_updates_due()) * self.round // self.actor_round)
 
     def owed(self) -> int:
         return max(self.updates_due(), self.behind())

@@ -50,18 +50,22 @@ class Reporter:
         """Updates have ended that began at a time of time.perf_counter(). Reading the sums waits for a GPU, whose work
         belongs to the time that is taken.
         """
-        self.restore(self.state())
+        self.sums, self.counts = as_numbers(self.sums), as_numbers(self.counts)
         self.took(learn=time.perf_counter() - began)
 
     def state(self) -> dict[str, dict[str, float]]:
-        """What a checkpoint holds of updates that were not reported yet."""
+        """What a checkpoint holds of what was not reported yet."""
+        clocks = {name: self.seconds.get(name, 0.0) + now - self.clocks[name] for name, now in read_clocks().items()}
         return {
-            "sums": {name: float(total) for name, total in self.sums.items()},
-            "counts": {name: float(total) for name, total in self.counts.items()},
+            "sums": as_numbers(self.sums),
+            "counts": as_numbers(self.counts),
+            "seconds": self.seconds | clocks,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The reverse. Earlier versions had one count for all."""
+        """The reverse. Earlier versions had one count for all, and no seconds."""
+        self.clocks = read_clocks()
+        self.took(**state.get("seconds", {}))
         self.sums = dict(state.get("sums", {}))
         skipped = max([0.0, *(total for name, total in self.sums.items() if name.endswith(SKIPPED))])
         one = self.sums.get("updates", 0.0) - skipped
@@ -173,6 +177,11 @@ class Reporter:
             self.bar.update(counters.env_steps, self.config.env_steps, **newest)
         counted = f"{counters.env_steps:>9,} env steps {counters.episodes:>5} episodes {counters.updates:>7} updates"
         console.print(f"{counted}  {text}")
+
+
+def as_numbers(totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Of tensors or numbers."""
+    return {name: float(total) for name, total in totals.items()}
 
 
 def read_clocks() -> dict[str, float]:

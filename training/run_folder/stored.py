@@ -74,6 +74,7 @@ class State(Stored):
     event_bytes: dict[str, Count] | None = Field(None, max_length=100_000)
     sums: dict[str, float] = Field({}, max_length=100_000)
     counts: dict[str, float] = Field({}, max_length=100_000)
+    seconds: dict[str, float] = Field({}, max_length=1000)
     collector: CollectorState | None = None
     scheduler: SchedulerState | None = None
 
