@@ -121,7 +121,7 @@ def checkout(commit: str, folder: Path) -> Path:
 
 
 def write_episodes(folder: Path) -> None:
-    """Six short episodes of a bright bar that is pushed about, as worldmodel/recorded.py describes them."""
+    """Six short episodes of a bright bar that is pushed about, as a replay here holds them."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(6):
@@ -131,7 +131,7 @@ def write_episodes(folder: Path) -> None:
         place = action.cumsum(0)
         image[np.arange(10), :, (8 + 2 * place[:, 0]).clip(0, 15).astype(int)] = 255
         arrays = {"image": image, "action": action, "reward": -np.abs(place[:, 1]), "terminal": np.zeros(10, bool)}
-        np.savez(folder / f"{number}.npz", **arrays)
+        np.savez(folder / f"{number:064x}.npz", **arrays)  # as a replay here names them: so it is read
 
 
 def record(tree: Path, folder: Path, label: str) -> dict[str, Any]:
