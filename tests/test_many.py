@@ -68,6 +68,10 @@ def test_what_was_stopped_goes_on_what_is_done_is_skipped_and_what_fails_is_told
     assert said.count(": is done") == 2
     assert times() == was
 
-    said = ended(many(tmp_path, "0", f"train.env_steps={steps}", "model.deter=9"), 2)  # another model than it has
-    assert "smoke-seed0: failed with 2, see" in said and "1 of 1 runs of the sweep failed" in said
-    assert "model.deter: the run has 8, you ask for 9" in (tmp_path / "smoke-seed0.log").read_text()
+    wrong = "model.deter: the run has 8, you ask for 9"
+    said = ended(many(tmp_path, "0 1", f"train.env_steps={steps}", "model.deter=9"), 2)  # another model than they have
+    assert wrong in said and times() == was
+    said = ended(many(tmp_path, "0 2", "train.env_steps=20", "model.deter=9"), 2)  # and one that is new
+    assert "smoke-seed0: failed with 2, see" in said and "1 of 2 runs of the sweep failed" in said
+    assert wrong in said and wrong in (tmp_path / "smoke-seed0.log").read_text()
+    assert (tmp_path / "smoke-seed2" / "done.txt").exists()

@@ -147,10 +147,8 @@ class Trainer:
         resuming.
         """
         before, played = self.agent.random_state(), self.counters.fitness_env_steps
-        known = {
-            file: {name: value.clone() for name, value in tensors.items()}
-            for file, tensors in (self.agent.tensors() if learns else {}).items()
-        }
+        learned = self.agent.tensors() if learns else {}
+        known = {file: {name: value.clone() for name, value in tensors.items()} for file, tensors in learned.items()}
         try:
             yield
         except BaseException:
