@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check(config, options.steps, report, options.picture)
     except (Exception, SystemExit) as error:  # others than EnvError come of its own code, outside reset and step
-        report.wrong(*(str(error), error.advice) if isinstance(error, EnvError) else (told(error),))
+        report.wrong(str(error) if isinstance(error, EnvError) else told(error), getattr(error, "advice", ""))
     verdict = "cannot be used as it is" if report.bad else f"can be used: {words(config)}"
     print(f"{options.id}: {verdict}")
     return int(report.bad)

@@ -459,7 +459,7 @@ class Colder(Objective):
     in_reward_units = False
 
     def reward(self, model: Any, path: Any, actions: torch.Tensor) -> torch.Tensor:
-        return -7.0 - 0 * model.reward(merge_time(path)).view(actions.shape[:2])
+        return actions.new_full(actions.shape[:2], -7.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from agents.base import add_exploration_noise, random_actions
 from agents.imagination import evaluate_sequences
 from agents.objectives.reward import Reward
 from agents.planners import cem, proposal, shooting
-from agents.planners.proposal import Carry, first_mean
+from agents.planners.proposal import Carry, first_mean, mean_of_sound
 from training.configuration.config import check_section
 from worldmodel.base import ConfigError, Spec
 
@@ -373,3 +373,18 @@ def test_more_elites_than_candidates_are_refused_with_advice() -> None:
     }
     with pytest.raises(ConfigError, match="elites is 1001 but there are only 1000 candidates: use fewer elites"):
         check_section("actor", {"actor": values})
+
+
+def test_one_broken_elite_is_no_prediction() -> None:
+    """Of every row the mean of those that are finite; NaN where there is none."""
+    returns = torch.tensor([[3.0, 1.0, -math.inf], [2.0, 4.0, 6.0], [-math.inf] * 3])
+    assert mean_of_sound(returns)[:2].tolist() == [2, 4] and mean_of_sound(returns)[2].isnan()
+
+    def move(point: tiny.Point, action: Tensor) -> tiny.Point:
+        earned = torch.where(action[:, 0] > 0, math.nan, action[:, 0])  # about half of the candidates
+        return tiny.Point(point.x, earned, torch.ones(len(action)))
+
+    model = tiny.Fake(move)
+    planner = make(model, horizon=1, iterations=1, candidates=40, elites=40)
+    _, _, info = planner.act(model.initial(3), planner.initial(3), "evaluate")
+    assert info.predicted_return.isfinite().all() and (info.predicted_return < 0).all()

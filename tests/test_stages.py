@@ -613,6 +613,12 @@ MISTAKES = {
     "a world without an environment": (
         IN_NO_ENV, ["model_from=OFFLINE", "actor.evaluate_in=env"], 2, ["actor.evaluate_in", "actor.evaluate_in=model"]
     ),
+    "nor for a stage of another name": (
+        IN_NO_ENV,
+        ["model_from=OFFLINE", "actor.evaluate_in=env", "train.learn.actor.updates=0",
+         "+train.learn.control={parts: [actor], updates: 1}"],
+        2, ["actor.evaluate_in", "actor.evaluate_in=model"],
+    ),
     "no such run": (DREAMT, ["model_from=SOURCES"], 1, ["SOURCES is not a run", "runs beside it", "r"]),
     "a number": (DREAMT, ["model_from=5"], 1, ["5 is not a run"]),
     "an untrained run": (DREAMT, ["model_from=UNTRAINED"], 1, ["has no complete checkpoint to load; train it"]),

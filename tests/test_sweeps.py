@@ -65,6 +65,22 @@ def test_mistakes_of_some_members_are_told_before_the_first_begins(
     assert len(told) == 4 and said in told[0]  # the fourth is told again in its turn, by whoever runs it
 
 
+@pytest.mark.parametrize("word", ["seed=interval(0,3)", "exp=glob(sm*)"])
+def test_what_cannot_be_swept_over_is_told_in_a_line(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["-m", "exp=smoke", f"runs={tmp_path / 'r'}", word]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and len(said.splitlines()) == 1 and not (tmp_path / "r").exists()
+
+
+def test_of_a_key_that_is_given_twice_the_last_word_counts(tmp_path: Path) -> None:
+    began: list[Sequence[str]] = []
+    words = ["exp=smoke", f"runs={tmp_path}", "seed=0,1", "seed=2,3,4", "run={seed}"]
+    sweep(["-m", *words], lambda words: len(began.append(words) or []))  # type: ignore[func-returns-value]
+    assert [words[-1] for words in began] == ["run=2", "run=3", "run=4"]
+
+
 def test_a_sweep_of_nothing_and_one_that_cannot_be_written_are_told_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

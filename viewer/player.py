@@ -46,7 +46,7 @@ class Player:
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
         self.recording: Recording | None = None
         self.film: Recording | None = None  # the newest that is finished
-        self.films = 0  # that are
+        self.films = 0  # how many are finished
         self.view: View | None = None
         self.futures: Futures | None = None
         self.began = self.due = self.seconds = 0.0  # of the last step: when it began, when the next is due, how long
@@ -168,7 +168,7 @@ class Player:
             "open_loop": session.open_loop,
             "futures": self.shows_futures,
             "recording": self.recording is not None,
-            "film": self.films,
+            "films": self.films,
         }
         if anew or state != self.told:
             self.told = state

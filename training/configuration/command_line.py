@@ -76,7 +76,7 @@ def misfit(error: Exception, words: Sequence[str]) -> str:
         key, _, value = word.lstrip("+").partition("=")
         if said.endswith(f" {word}"):
             return f"{key}: {shown(value)} cannot take the place of what stands there"
-        if f"'{key}'" in said:
+        if said.startswith(f"Could not override '{key}'"):
             return f"{key}: there is no such key"
     return said if isinstance(error, HydraException) else f"a key names something inside a value that has none ({said})"
 

@@ -55,12 +55,8 @@ class Reporter:
 
     def state(self) -> dict[str, dict[str, float]]:
         """What a checkpoint holds of what was not reported yet."""
-        clocks = {name: self.seconds.get(name, 0.0) + now - self.clocks[name] for name, now in read_clocks().items()}
-        return {
-            "sums": as_numbers(self.sums),
-            "counts": as_numbers(self.counts),
-            "seconds": self.seconds | clocks,
-        }
+        self.take_clocks()
+        return {"sums": as_numbers(self.sums), "counts": as_numbers(self.counts), "seconds": dict(self.seconds)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The reverse. Earlier versions had one count for all, and no seconds."""
@@ -75,6 +71,12 @@ class Reporter:
         """Time since the last report, by what it was for."""
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
+
+    def take_clocks(self) -> None:
+        """What has passed since they were read the last time."""
+        now = read_clocks()
+        self.took(**{name: now[name] - before for name, before in self.clocks.items()})
+        self.clocks = now
 
     def collected(self, seconds: Seconds, results: Sequence[EpisodeResult], values: Mapping[str, float]) -> None:
         """The episodes that have ended, and metrics of them."""
@@ -96,9 +98,8 @@ class Reporter:
         counters = dataclasses.asdict(self.schedule.counters)
         counts = {f"count/{name}": float(value) for name, value in counters.items()}
         rate = {"rate/updates_per_second": number / self.seconds["learn"]}
-        now = read_clocks()  # of all that was done since the last report: what a run took is the sum, pauses left out
-        self.took(**{name: now[name] - before for name, before in self.clocks.items()})
-        self.clocks, steps = now, self.schedule.counters.env_steps - self.reported_steps
+        self.take_clocks()  # of all that was done since the last report: what a run took is the sum, pauses left out
+        steps = self.schedule.counters.env_steps - self.reported_steps
         self.reported_steps += steps
         if steps:
             rate["rate/env_steps_per_second"] = steps / self.seconds["wall_clock"]

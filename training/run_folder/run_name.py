@@ -1,6 +1,7 @@
 """A run's name: as given, or made from what was asked for. Nothing here needs torch."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,12 @@ def runs_beside(folder: Path) -> list[str]:
 
 def not_a_run(folder: Path) -> str:
     """Why this path is no run's folder, and which ones are near."""
-    from training.configuration.components import nearest  # which loads torch
+    from training.configuration.components import nearest  # which load torch
+    from training.run_folder.checkpoint import MANIFEST
 
     if folder.is_file():  # such as an agent's file, where a run is asked for
         why = "it is a file; a run's folder is wanted, such as runs/cartpole1"
-    elif (folder / "MANIFEST.json").is_file():
+    elif os.path.lexists(folder / MANIFEST):
         return f"{folder} is a checkpoint: name its run, {folder.parent.parent}"
     else:
         why = "it has no run.json" if folder.is_dir() else "there is no such folder"

@@ -1,15 +1,16 @@
 """A sweep, through Hydra: its sweeper makes the members of the words, its launcher trains them."""
 
-import itertools
 import re
 import signal
 import traceback
 from collections.abc import Callable, Sequence
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -57,11 +58,11 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
     given = [word for word in given if not word.lstrip("+").startswith("run=")]
     if not given:
         raise ConfigError(["-m: a sweep is over values of keys, as -m seed=0,1,2"])
-    check_members(template, given)
     launcher = next((word.partition("=")[2] for word in given if word.startswith(f"{LAUNCHER}=")), "basic")
     task = InTurn(template, run) if launcher == "basic" else InProcesses(template)
     words = [as_hydra_reads(with_home(word)) for word in given]
     try:
+        check_members(template, [word for word in words if not word.startswith("hydra")])
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3", job_name="train"):
             returned = GlobalHydra.instance().hydra.multirun("train", task, words)  # type: ignore[union-attr]
     except (HydraException, OmegaConfBaseException) as error:
@@ -71,19 +72,14 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int]) -> int:
 
 
 def check_members(template: str | None, words: Sequence[str]) -> None:
-    """Tell the mistakes of some members now, and not when their turn comes. Errors: ConfigError, if none could begin,
-    or two would have one name.
+    """Tell the mistakes of some members now, and not when their turn comes. words: as Hydra reads them. Errors:
+    ConfigError, if none could begin, or two would have one name; HydraException.
     """
-    words = [as_hydra_reads(with_home(word)) for word in words if not word.lstrip("+").startswith("hydra")]
-    overrides = OverridesParser.create().parse_overrides(words)
-    values = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-        if one.is_sweep_override() else [str(one.input_line)] for one in overrides
-    ]  # fmt: skip
-    check_template(template, [word for word, several in zip(words, values, strict=True) if len(several) > 1], words)
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    check_template(template, overrides)
+    (chosen,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)  # as Hydra will make them
+    members, wrong = [member_of(as_typed(one), template) for one in chosen], 0
     mistakes: dict[str, None] = {}
-    members = [member_of(as_typed(chosen), template) for chosen in itertools.product(*values)]
-    wrong = 0
     for member in members:
         try:
             parse(member.words)
@@ -95,19 +91,17 @@ def check_members(template: str | None, words: Sequence[str]) -> None:
     if wrong == len(members):
         raise ConfigError(list(mistakes))
     if wrong:
-        console.print(
-            f"warning: {wrong} of {len(members)} runs of the sweep cannot begin, the others do:", markup=False
-        )
+        console.print(f"warning: {wrong} of {len(members)} runs of the sweep cannot begin, the others do:")
         for line in mistakes:
-            console.print(f"  {line}", markup=False)
+            console.print(f"  {line}")
 
 
-def check_template(template: str | None, swept: Sequence[str], words: Sequence[str]) -> None:
+def check_template(template: str | None, overrides: Sequence[Override]) -> None:
     """Errors: ConfigError, if two members would have one name, or it names what is not there."""
     if template is None:
         return
-    differ, given = ([f"{{{word.lstrip('+').partition('=')[0]}}}" for word in some] for some in (swept, words))
-    missing = [key for key in differ if key not in template]
+    given = {f"{{{one.key_or_group}}}": one.is_sweep_override() for one in overrides}
+    missing = [key for key, differs in given.items() if differs and key not in template]
     unknown = [key for key in re.findall(r"\{[\w./@-]+\}", template) if key not in given]
     lines = [f"run: the name has no {' and no '.join(missing)}, in which the members differ"] if missing else []
     lines += [f"run: {key} is none of the keys that are given: {', '.join(given)}" for key in unknown]

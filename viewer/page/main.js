@@ -5,7 +5,7 @@ import { Hands } from "./keys.js";
 
 const $ = (id) => document.getElementById(id);
 const SPAN = 300; // steps that curves show
-const state = { control: "agent", place: "world", paused: false, film: 0 };
+const state = { control: "agent", place: "world", paused: false, films: 0 };
 let facts = null, hands = null, socket = null, acts = false, futures = null;
 let sent = 0, waiting = new Map(), wants_film = false;
 const latencies = [], arrivals = []; // milliseconds from a key to its picture; times of the newest steps
@@ -160,7 +160,7 @@ function show_futures() {
 // ---- switches ----
 
 function show_state(message) {
-  if (message.film > state.film && wants_film) {
+  if (message.films > state.films && wants_film) {
     wants_film = false;
     Object.assign(document.createElement("a"), { href: "/film.gif", download: `${facts.run}.gif` }).click();
   }
