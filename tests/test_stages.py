@@ -56,6 +56,9 @@ STAGE = "updates=3 batch_size=2 batch_length=3 eval_every=2"
 DREAMT = ["exp=dream_control", *CPU, *EVOLVED.split(), *(f"train.learn.actor.{word}" for word in STAGE.split())]
 DREAMT += ["train.eval_episodes=1"]
 IN_NO_ENV = [word for word in DREAMT if not word.startswith(UNREAD)]
+CEMS = ("actor.candidates=", "actor.elites=")
+EVOLVED_OFFLINE = [word for word in OFFLINE if not word.startswith((*UNREAD, *CEMS))]
+EVOLVED_OFFLINE += ["actor=evolution", *(word for word in EVOLVED.split() if not word.startswith(UNREAD))]
 SAME = ("learn/", "collect/", "evaluate/return", "dream/", "count/fitness_env_steps")
 
 
@@ -614,9 +617,8 @@ MISTAKES = {
         IN_NO_ENV, ["model_from=OFFLINE", "actor.evaluate_in=env"], 2, ["actor.evaluate_in", "actor.evaluate_in=model"]
     ),
     "nor for a stage of another name": (
-        IN_NO_ENV,
-        ["model_from=OFFLINE", "actor.evaluate_in=env", "train.learn.actor.updates=0",
-         "+train.learn.control={parts: [actor], updates: 1}"],
+        EVOLVED_OFFLINE,
+        ["data=SOURCE/replay", "actor.evaluate_in=env", "+train.learn.control={parts: [actor], updates: 1}"],
         2, ["actor.evaluate_in", "actor.evaluate_in=model"],
     ),
     "no such run": (DREAMT, ["model_from=SOURCES"], 1, ["SOURCES is not a run", "runs beside it", "r"]),
