@@ -26,7 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import machine  # noqa: E402
+from benchmarks.measuring import machine  # noqa: E402
 from training.run_folder.run import Run  # noqa: E402
 
 RECIPE = [

@@ -26,7 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import machine  # noqa: E402
+from benchmarks.measuring import machine  # noqa: E402
 
 RECIPE = [
     "exp=smoke", "env.wrappers=[waiting:OneSlow]", "env.time_limit=50", "train.prefill=4", "train.env_steps=100000000",

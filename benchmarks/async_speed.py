@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(1, str(ROOT))  # after this folder, in which waiting.py is
 
-from benchmarks.speed import machine  # noqa: E402
+from benchmarks.measuring import machine  # noqa: E402
 from training.configuration import command_line  # noqa: E402
 from training.loop import loop, open_trainer  # noqa: E402
 from training.signals import SignalHandler  # noqa: E402

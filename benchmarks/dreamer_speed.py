@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agents.agent import Agent  # noqa: E402
-from benchmarks.speed import SPEC, agent, beside, device_name, filled, machine, matrix_rate, timed  # noqa: E402
+from benchmarks.measuring import beside, device_name, machine, matrix_rate, timed  # noqa: E402
+from benchmarks.speed import SPEC, agent, filled  # noqa: E402
 from worldmodel.base import Batch  # noqa: E402
 
 JOINT = ("model", "actor")

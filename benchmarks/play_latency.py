@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import machine  # noqa: E402
+from benchmarks.measuring import machine  # noqa: E402
 
 WATCH, KEYS, HOLD = 10.0, 40, 0.25  # seconds, number of keys, seconds for each
 

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.speed import processor  # noqa: E402
+from benchmarks.measuring import processor  # noqa: E402
 from training.run_folder.run import Run, RunError  # noqa: E402
 
 CURVES = re.compile(

@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from agents.device import keep_freed_memory  # noqa: E402
-from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC, copy_rate, machine  # noqa: E402
+from benchmarks.measuring import copy_rate, machine  # noqa: E402
+from benchmarks.speed import BATCH, EPISODE, LENGTH, SPEC  # noqa: E402
 from worldmodel.replay import storage  # noqa: E402
 from worldmodel.replay.buffer import Replay, ReplayConfig  # noqa: E402
 from worldmodel.replay.columns import FileColumn  # noqa: E402
@@ -79,13 +80,9 @@ def child(way: str) -> dict[str, float]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()  # as training does
     config = ReplayConfig(
-        batch_size=BATCH,
-        batch_length=LENGTH,
-        capacity=1_000_000,
-        storage="auto",
-        memory_gb=options.budget_gb,
+        batch_size=BATCH, batch_length=LENGTH, capacity=1_000_000, storage="auto", memory_gb=options.budget_gb,
         context=False,
-    )
+    )  # fmt: skip
     rng, budget = np.random.default_rng(0), options.budget_gb * 1e9
     episodes = int(4 * budget / storage.row_bytes(SPEC)) // (EPISODE + 1)
     image = rng.integers(256, size=(EPISODE + 1, *SPEC.image_shape), dtype=np.uint8)
@@ -104,23 +101,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if isinstance(store.image, FileColumn):
         os.fsync(store.image.file)  # what is not written yet cannot be thrown out, and disturbs
 
-    def forget() -> None:
-        if cold and isinstance(store.image, FileColumn):
-            os.posix_fadvise(store.image.file, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    seconds = []
+    seconds, waits = [], []
     for _ in range(options.samples // (5 if cold else 1)):
-        forget()
+        forget(store, cold)
         seconds.append(timed(lambda: store.sample(rng)))
         highest = max(highest, RESIDENT().rss)
-    waits = []
     with contextlib.closing(prefetched(lambda n: store.sample(np.random.default_rng(n)), range(12))) as batches:
-        forget()
+        forget(store, cold)
         for _ in range(11):
             waits.append(timed(lambda: next(batches)))
             highest = max(highest, RESIDENT().rss)
             time.sleep(UPDATE)
-            forget()
+            forget(store, cold)
     median = statistics.median(seconds)
     return {
         "seconds": median,
@@ -133,6 +125,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "resident_gb": (highest - before) / 1e9,
         "resident_of_budget": (highest - before) / budget,
     }
+
+
+def forget(store: Replay, cold: bool) -> None:
+    """Throw out what the system keeps of the images' file in memory, if reading is to be cold."""
+    if cold and isinstance(store.image, FileColumn):
+        os.posix_fadvise(store.image.file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def episode(image: np.ndarray, rng: np.random.Generator) -> Episode:

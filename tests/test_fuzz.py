@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import runs
 
+from benchmarks import fuzz
 from training.configuration.components import ROOT
+from training.run_folder.run import RunError
 
 BAD = """
 import os, pathlib, shutil, socket, subprocess, sys
-sys.path.insert(0, "benchmarks")
-import fuzz
+from benchmarks.fuzz_audit import Watch
 
 folder, outside = map(pathlib.Path, sys.argv[1:])
-watch, seen = fuzz.Watch(), []
+watch, seen = Watch(), []
 (folder / "link").symlink_to(outside / "victim")
 for act in (
     lambda: os.system("true"),
@@ -55,6 +56,28 @@ def test_the_audit_hook_sees_what_a_loader_may_not_do(tmp_path: Path) -> None:
     words = [sys.executable, "-c", BAD, str(folder), str(outside)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=runs.HANG)
     assert done.returncode == 0, done.stderr
+
+
+def raised(error: Exception, behind: Exception | None = None) -> Exception:
+    try:
+        raise error from behind
+    except Exception as caught:
+        return caught
+
+
+def test_what_a_loader_raises_is_judged() -> None:
+    assert fuzz.judged(None) == ("harmless", "")
+    assert fuzz.judged(raised(RunError("the run is damaged"))) == ("refused", "the run is damaged")
+    assert fuzz.judged(raised(MemoryError("memory: too little for this run")))[0] == "refused"  # a preflight's
+    assert fuzz.judged(fuzz.Hang())[0] == "hang"
+    for error in (
+        MemoryError(),
+        raised(RunError("the run is damaged"), MemoryError()),  # which it is not
+        RuntimeError("can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        assert fuzz.judged(error)[0] == "memory"
+    for error in (KeyError("deter"), ValueError("raised elsewhere"), RunError("x" * 6001), RunError("\x1b[2J")):
+        assert fuzz.judged(error)[0] == "raw"
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_names_become_modules_in_one_place() -> None:
 # ---- sizes ----
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, "benchmarks"])
 def test_a_file_can_be_read_at_a_sitting(place: str) -> None:
     longest = LONGEST_ENTRY if place.endswith(".py") else LONGEST_FILE
     counts = {str(file.relative_to(ROOT)): len(file.read_text("utf8").splitlines()) for file in files(place)}
@@ -208,7 +208,7 @@ def long_functions(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, "benchmarks"])
 def test_a_function_is_at_most_a_page(place: str) -> None:
     found = {str(file.relative_to(ROOT)): long_functions(file.read_text("utf8")) for file in files(place)}
     assert not {file: functions for file, functions in found.items() if functions}

@@ -3,7 +3,7 @@
 import pytest
 import runs
 
-from benchmarks.scale import Costs, Simulation, arithmetic
+from benchmarks.scale_simulation import Costs, Simulation, arithmetic
 
 EASY = Costs(act=0.01, step=0.001, update=1e-4, row=1e3, take=1e-7, weights=1e4, pack=1e-5, length=100)
 
