@@ -37,6 +37,7 @@ class OptimizerConfig(StrictConfig):
     warmup: int = Field(default=0, ge=0, le=10**9)  # laprop: updates until the full learning rate
     # updates over which the learning rate falls linearly to a tenth, where it stays; 0: it does not fall
     anneal: int = Field(default=0, ge=0, le=10**9)
+    anneal_after: int = Field(default=0, ge=0, le=10**9)  # updates at the full rate, before it begins to fall
 
     @model_validator(mode="after")
     def agree(self) -> "OptimizerConfig":
@@ -44,6 +45,8 @@ class OptimizerConfig(StrictConfig):
             raise ValueError(f"weight_decay is for adam_tf, not for {self.kind}: leave it out")
         if (self.agc or self.warmup) and self.kind != "laprop":
             raise ValueError(f"agc and warmup are for laprop, not for {self.kind}: leave them out")
+        if self.anneal_after and not self.anneal:
+            raise ValueError("anneal_after is for a learning rate that falls: give anneal, over how many updates")
         return self
 
 
@@ -123,12 +126,15 @@ class Optimizers:
         return metrics | rates | {f"{part}/skipped": bad for part in parts}
 
     def set_learning_rate(self, part: str) -> Tensor:
-        """For the next update: rate (1 - 0.9 min(t / T, 1)) after t updates, of which skipped ones are none."""
+        """For the next update: rate (1 - 0.9 clip((t - A) / T, 0, 1)) after t updates, of which skipped ones are none;
+        T updates are `anneal`, A `anneal_after`.
+        """
         config, optimizer = self.configs[part], self.optimizers[part]
         rate: Tensor = optimizer.param_groups[0]["lr"]
         steps = [state["step"] for state in optimizer.state.values()]  # a parameter without gradient has fewer
         done = torch.stack(steps).max() if steps else torch.zeros_like(rate)
-        rate.copy_(config.learning_rate * (1 - (1 - FINAL_SHARE) * (done / config.anneal).clamp(max=1)))
+        fallen = ((done - config.anneal_after) / config.anneal).clamp(0, 1)
+        rate.copy_(config.learning_rate * (1 - (1 - FINAL_SHARE) * fallen))
         return rate * (done / config.warmup).clamp(max=1) if config.warmup else rate.clone()
 
     def raise_if_diverged(self) -> None:

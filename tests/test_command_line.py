@@ -32,7 +32,7 @@ FEW = [*runs.TINY, "train.env_steps=15", "train.eval_every=100", "train.save_eve
 
 
 @pytest.mark.parametrize(("task", "repeat"), [("cartpole_swingup", 8), ("walker_walk", 2)])
-@pytest.mark.parametrize(("exp", "decisions"), [("planet_small", 100_000), ("dreamer_small", 60_000)])
+@pytest.mark.parametrize(("exp", "decisions"), [("planet_small", 110_000), ("dreamer_small", 60_000)])
 def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, decisions: int, task: str, repeat: int) -> None:
     found = command_line.parse([f"exp={exp}", "env=dmc", f"env.task={task}"])
     assert found.env.action_repeat == repeat and found.train.env_steps == decisions * repeat
@@ -48,6 +48,18 @@ def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length:
     updates = learning * found.train.ratio / (replay.batch_size * replay.batch_length)
     for part in ("model", "actor"):
         assert 0.8 * updates < found.agent.optimizers[part].anneal <= updates
+
+
+@pytest.mark.parametrize(("task", "length"), [("walker_walk", 500), ("cartpole_swingup", 125)])
+@pytest.mark.parametrize("longer", [1, 2])
+def test_the_small_planets_rate_falls_at_the_end(task: str, length: int, longer: int) -> None:
+    env_steps = f"train.env_steps={longer * 110_000 * 1000 // length}"
+    found = command_line.parse(["exp=planet_small", f"env.task={task}", env_steps])
+    replay, decisions = found.replay, found.train.env_steps / found.env.action_repeat
+    updates = (decisions - found.train.prefill * length) * found.train.ratio / (replay.batch_size * replay.batch_length)
+    model = found.agent.optimizers["model"]
+    assert 0.08 * updates < model.anneal < 0.1 * updates
+    assert 0.98 * updates < model.anneal_after + model.anneal < 1.02 * updates
 
 
 @pytest.mark.parametrize("task", ["cartpole_balance", "cup_catch", "walker_stand"])

@@ -74,6 +74,24 @@ def test_the_learning_rate_falls_to_a_tenth(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_learning_rate_may_stay_before_it_falls(kind: str) -> None:
+    falling = OptimizerConfig(kind=kind, learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=2, anneal_after=3)
+    trio = Trio(actor=falling, model=settings(kind, 0.01))
+    bias, rates, moved = trio.modules["actor"].bias, [], []
+    for _ in range(7):
+        before = bias.detach().clone()
+        rates.append(trio.optimizers.step(bias.sum(), ["actor"])["actor/learning_rate"].item())
+        moved.append((before - bias.detach()).mean().item())
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.0055, 0.001, 0.001])
+    assert moved == pytest.approx(rates, rel=1e-3)
+
+
+def test_a_rate_that_never_falls_does_not_fall_later() -> None:
+    with pytest.raises(ValueError, match="anneal_after is for a learning rate that falls: give anneal"):
+        OptimizerConfig(kind="adam", learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal_after=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_skipped_update_does_not_count_for_the_learning_rate(kind: str) -> None:
     trio = Trio(actor=settings(kind).model_copy(update={"anneal": 10}), model=settings())
     for number, factor in enumerate([1.0, NAN, INFINITE, 1.0, 1.0]):

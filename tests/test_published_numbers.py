@@ -16,7 +16,7 @@ def adam(rate: float, eps: float, decay: float = 0.0) -> dict[str, Any]:
 def optimizer(kind: str, rate: float, eps: float) -> dict[str, Any]:
     return {
         "kind": kind, "learning_rate": rate, "eps": eps, "max_grad_norm": None, "weight_decay": 0.0, "agc": None,
-        "warmup": 0, "anneal": 0,
+        "warmup": 0, "anneal": 0, "anneal_after": 0,
     }  # fmt: skip
 
 
