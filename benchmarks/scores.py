@@ -42,7 +42,7 @@ class Result(NamedTuple):
     cpu_seconds: float | None  # of the processor; None: not recorded
     hardware: list[str]
     settings: list[str]  # overrides that change more than which run it is
-    evaluated_with: list[str]  # changes of its actor, for the score alone
+    evaluated_with: list[str]  # another actor than the run's, or changes of it, for the score alone
 
 
 def read(folder: Path) -> list[Result]:
@@ -77,9 +77,11 @@ def parse(name: str, recorded: Any) -> Result | None:
     curve = {row["step"]: float(row["evaluate/return"]) for row in evaluations}
     clock = "hours" if str(recorded.get("device")).startswith("cuda") else "cpu_hours"
     steps, last = recorded["counters"]["env_steps"], recorded.get("evaluation", {})
-    evaluated = last.get("env_steps") == steps and last["actor"] == recorded["actor"]
-    if evaluated:
+    changed: list[str] = []
+    if last.get("env_steps") == steps:
         score = last["return"]
+        changed = [f"--actor {last['actor']}"] if last["actor"] != recorded["actor"] else []
+        changed += last.get("overrides", [])
     elif curve:
         score = curve[max(curve)]
     else:
@@ -98,7 +100,7 @@ def parse(name: str, recorded: Any) -> Result | None:
         cpu_seconds=recorded.get("cpu_seconds"),
         hardware=recorded["hardware"],
         settings=[word for word in overrides if word.partition("=")[0] not in NAMES],
-        evaluated_with=list(last.get("overrides", [])) if evaluated else [],
+        evaluated_with=changed,
     )
 
 

@@ -6,8 +6,9 @@ nothing and fails if the table is out of date.
 
 A run counts if it was started with one of the RECIPES of benchmarks/scores.py on one of its TASKS. Its score is the
 mean return of noise-free episodes: those of evaluate.py if they are of the final checkpoint, else the last evaluation
-during training. Over seeds a 95 % t-interval is given. Runs stand where they ended; nothing is extrapolated. What
-others have published, and where, is in published.json: beside a run stand their scores at the nearest env steps.
+during training. If another actor played them, or changed settings, that stands beside the recipe. Over seeds a 95 %
+t-interval is given. Runs stand where they ended; nothing is extrapolated. What others have published, and where, is in
+published.json: beside a run stand their scores at the nearest env steps.
 """
 
 import argparse

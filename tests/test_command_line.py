@@ -62,6 +62,12 @@ def test_the_small_planets_rate_falls_at_the_end(task: str, length: int, longer:
     assert 0.98 * updates < model.anneal_after + model.anneal < 1.02 * updates
 
 
+def test_the_planners_for_a_core_have_one_budget() -> None:
+    cem, mppi = (command_line.parse(["exp=planet_small", f"actor={name}_control"]).actor for name in ("cem", "mppi"))
+    for key in ("horizon", "iterations", "candidates", "elites", "exploration_noise", "warm_start", "choose"):
+        assert getattr(cem, key) == getattr(mppi, key)
+
+
 @pytest.mark.parametrize("task", ["cartpole_balance", "cup_catch", "walker_stand"])
 def test_the_small_dreamer_looks_as_far_ahead_in_every_task(task: str) -> None:
     assert command_line.parse(["exp=dreamer_small", f"env.task={task}"]).actor.discount_horizon == 25

@@ -128,6 +128,9 @@ def test_what_an_evaluation_changed_is_said_where_its_score_counts(results: Path
     assert cells(results)[1:3] == ["planet evaluated with `actor.candidates=400`", "**765** (one seed: no interval)"]
     path.write_text(json.dumps(recorded(evaluation=evaluation | {"env_steps": 40_000})))  # of an earlier checkpoint
     assert cells(results)[1] == "planet"
+    path.write_text(json.dumps(recorded(evaluation=evaluation | {"actor": "mppi_control"})))
+    told = "planet evaluated with `--actor mppi_control` evaluated with `actor.candidates=400`"
+    assert cells(results)[1:3] == [told, "**765** (one seed: no interval)"]
 
 
 def test_others_stand_at_the_nearest_env_steps() -> None:
@@ -166,7 +169,7 @@ def test_an_evaluation_counts_if_it_is_of_the_end(results: Path) -> None:
     for evaluation, score in (
         (late, 444),
         ({**late, "env_steps": 40_000}, 300),  # the run went on afterwards
-        ({**late, "actor": "shooting"}, 300),
+        ({**late, "actor": "shooting"}, 444),
         ({"return": 444.0, "actor": "cem"}, 300),  # from before evaluations knew how far the run was
     ):
         write(results, "run", recorded(evaluation=evaluation))
