@@ -37,7 +37,7 @@ class OptimizerConfig(StrictConfig):
     warmup: int = Field(default=0, ge=0, le=10**9)  # laprop: updates until the full learning rate
     # updates over which the learning rate falls linearly to a tenth, where it stays; 0: it does not fall
     anneal: int = Field(default=0, ge=0, le=10**9)
-    anneal_after: int = Field(default=0, ge=0, le=10**9)  # updates at the full rate, before it begins to fall
+    anneal_after: int = Field(default=0, ge=0, le=10**9)  # updates before it begins to fall, warm-up included
 
     @model_validator(mode="after")
     def agree(self) -> "OptimizerConfig":

@@ -74,6 +74,7 @@ def tried(folder: Path, number: int, seed: int, watch: Watch, options: argparse.
     except (Exception, Hang) as caught:
         error = caught
     kind, said = judged(error)
+    error = None  # it holds this frame, and with it what the loader had in memory
     if (folder / "outside" / "victim").read_text() != "nobody writes here" or len(os.listdir(folder / "outside")) != 1:
         kind, said = "harm", "outside was changed"
         shutil.rmtree(folder / "outside")
@@ -97,7 +98,7 @@ def judged(error: BaseException | None) -> tuple[str, str]:
     said, place = str(error), "".join(traceback.format_exception(error, limit=-6))
     if isinstance(error, Hang):
         return "hang", place
-    if short_of_memory(error) or "can't allocate memory" in said or "Unable to allocate" in said:
+    if short_of_memory(error):
         return "memory", place
     refusals = (RunError, ConfigError, RecordedError, envs.EnvError, Diverged, MemoryError)  # the last: a preflight's
     # train.py and evaluate.py print these in a line, too; what torch or numpy raise of themselves is no such line
@@ -138,9 +139,12 @@ def is_ours(error: BaseException) -> bool:
 
 
 def short_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short somewhere behind an error."""
+    """Whether memory was short somewhere behind an error. A preflight that says so before is a refusal."""
     while error is not None:
-        if isinstance(error, MemoryError) and not str(error).startswith(("replay:", "memory:")):
+        said = str(error)
+        if isinstance(error, MemoryError) and not said.startswith(("replay:", "memory:")):
+            return True
+        if "can't allocate memory" in said or "Unable to allocate" in said:  # torch's, which is no MemoryError; numpy's
             return True
         error = error.__cause__ or error.__context__
     return False

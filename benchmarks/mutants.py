@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.mutants_digests import store
 from benchmarks.mutants_of_content import about_changed, arrays_changed, plain_changed, tensors_changed
-from benchmarks.mutants_signed import store
 
 
 def mutate(folder: Path, rng: random.Random, outside: Path) -> str:

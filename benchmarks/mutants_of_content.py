@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.mutants_signed import sign_agent_or_store, sign_chunk, store
+from benchmarks.mutants_digests import sign_agent_or_store, sign_chunk, store
 
 DEEP: Any = 0
 for _ in range(200):

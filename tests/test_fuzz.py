@@ -74,6 +74,7 @@ def test_what_a_loader_raises_is_judged() -> None:
         MemoryError(),
         raised(RunError("the run is damaged"), MemoryError()),  # which it is not
         RuntimeError("can't allocate memory: you tried to allocate 9 bytes"),
+        raised(RunError("the run is damaged"), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")),
     ):
         assert fuzz.judged(error)[0] == "memory"
     for error in (KeyError("deter"), ValueError("raised elsewhere"), RunError("x" * 6001), RunError("\x1b[2J")):

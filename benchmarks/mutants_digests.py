@@ -1,4 +1,4 @@
-"""Mutants whose digests are made right, so that what they hold is reached."""
+"""Digests of mutants that are made right, so that what the mutants hold is reached."""
 
 import hashlib
 import json
