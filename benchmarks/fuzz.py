@@ -63,7 +63,7 @@ def tried(folder: Path, number: int, seed: int, watch: Watch, options: argparse.
     shutil.rmtree(place.parent, ignore_errors=True)
     shutil.copytree(folder / ORIGINALS[target], place)
     done = mutants.mutate(place, rng, folder / "outside")
-    out, error = io.StringIO(), None
+    out, kind, said = io.StringIO(), "harmless", ""
     torch.set_num_threads(1)
     try:
         with (
@@ -71,10 +71,8 @@ def tried(folder: Path, number: int, seed: int, watch: Watch, options: argparse.
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(out),
         ):  # fmt: skip
             TARGETS[target](place)
-    except (Exception, Hang) as caught:
-        error = caught
-    kind, said = judged(error)
-    error = None  # it holds this frame, and with it what the loader had in memory
+    except (Exception, Hang) as error:
+        kind, said = judged(error)
     if (folder / "outside" / "victim").read_text() != "nobody writes here" or len(os.listdir(folder / "outside")) != 1:
         kind, said = "harm", "outside was changed"
         shutil.rmtree(folder / "outside")
@@ -85,7 +83,7 @@ def tried(folder: Path, number: int, seed: int, watch: Watch, options: argparse.
     return {"number": number, "target": target, "mutation": done, "kind": kind, "said": said}
 
 
-def judged(error: BaseException | None) -> tuple[str, str]:
+def judged(error: BaseException) -> tuple[str, str]:
     """Which of the KINDS it is that a loader raised this, and what it said: its message, or where it came from."""
     import envs
     from agents.optimizers import Diverged
@@ -93,8 +91,6 @@ def judged(error: BaseException | None) -> tuple[str, str]:
     from worldmodel.base import ConfigError
     from worldmodel.replay.npz import RecordedError
 
-    if error is None:
-        return "harmless", ""
     said, place = str(error), "".join(traceback.format_exception(error, limit=-6))
     if isinstance(error, Hang):
         return "hang", place

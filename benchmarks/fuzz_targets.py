@@ -4,7 +4,6 @@ import contextlib
 import io
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = [
     "exp=smoke", "env.time_limit=5", "train.env_steps=30", "train.prefill=10", "train.collect.unit=steps",
     "train.collect.per_round=8", "train.learn.model.updates=1", "train.eval_every=100", "train.eval_episodes=1",

@@ -20,6 +20,7 @@ import training
 from training import start as start_room
 from training.configuration import command_line
 from training.configuration.components import ROOT
+from training.configuration.config import Config
 from training.configuration.words import unquoted
 from training.run_folder.run import Run, RunError
 from training.sweeps import sweep as sweeps
@@ -38,14 +39,19 @@ def test_a_run_of_the_small_recipes_is_so_many_decisions(exp: str, decisions: in
     assert found.env.action_repeat == repeat and found.train.env_steps == decisions * repeat
 
 
+def updates_of(config: Config, length: int) -> float:
+    """All updates of a run with a ratio, whose episodes have `length` decisions."""
+    train, replay = config.train, config.replay
+    learning = train.env_steps / config.env.action_repeat - train.prefill * length
+    return learning * train.ratio / (replay.batch_size * replay.batch_length)
+
+
 @pytest.mark.parametrize(("task", "length"), [("walker_walk", 500), ("cartpole_balance", 125)])
 @pytest.mark.parametrize("longer", [1, 2])
 def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length: int, longer: int) -> None:
     env_steps = f"train.env_steps={longer * 60_000 * 1000 // length}"
     found = command_line.parse(["exp=dreamer_small", f"env.task={task}", env_steps])
-    replay, decisions = found.replay, found.train.env_steps / found.env.action_repeat
-    learning = decisions - found.train.prefill * length
-    updates = learning * found.train.ratio / (replay.batch_size * replay.batch_length)
+    updates = updates_of(found, length)
     for part in ("model", "actor"):
         assert 0.8 * updates < found.agent.optimizers[part].anneal <= updates
 
@@ -55,8 +61,7 @@ def test_the_small_dreamers_rates_have_fallen_when_a_run_ends(task: str, length:
 def test_the_small_planets_rate_falls_at_the_end(task: str, length: int, longer: int) -> None:
     env_steps = f"train.env_steps={longer * 110_000 * 1000 // length}"
     found = command_line.parse(["exp=planet_small", f"env.task={task}", env_steps])
-    replay, decisions = found.replay, found.train.env_steps / found.env.action_repeat
-    updates = (decisions - found.train.prefill * length) * found.train.ratio / (replay.batch_size * replay.batch_length)
+    updates = updates_of(found, length)
     model = found.agent.optimizers["model"]
     assert 0.08 * updates < model.anneal < 0.1 * updates
     assert 0.98 * updates < model.anneal_after + model.anneal < 1.02 * updates

@@ -66,7 +66,6 @@ def raised(error: Exception, behind: Exception | None = None) -> Exception:
 
 
 def test_what_a_loader_raises_is_judged() -> None:
-    assert fuzz.judged(None) == ("harmless", "")
     assert fuzz.judged(raised(RunError("the run is damaged"))) == ("refused", "the run is damaged")
     assert fuzz.judged(raised(MemoryError("memory: too little for this run")))[0] == "refused"  # a preflight's
     assert fuzz.judged(fuzz.Hang())[0] == "hang"

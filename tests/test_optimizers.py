@@ -57,17 +57,22 @@ def without_counts(found: dict[str, Tensor]) -> dict[str, Tensor]:
 # ---- the learning rate ----
 
 
+def rates_and_moves(trio: Trio, updates: int) -> tuple[list[float], list[float]]:
+    """The actor's learning rate in each of some updates with a steady gradient, and how far that moved a weight."""
+    bias, rates, moved = trio.modules["actor"].bias, [], []
+    for _ in range(updates):
+        before = bias.detach().clone()
+        rates.append(trio.optimizers.step(bias.sum(), ["actor"])["actor/learning_rate"].item())
+        moved.append((before - bias.detach()).mean().item())
+    return rates, moved
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_learning_rate_falls_to_a_tenth(kind: str) -> None:
     """0.01 x (1, 0.775, 0.55, 0.325, 0.1, 0.1): each update moves a weight with a steady gradient by the rate."""
     falling = OptimizerConfig(kind=kind, learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=4)
     trio = Trio(actor=falling, model=settings(kind, 0.01))
-    bias, rates, moved = trio.modules["actor"].bias, [], []
-    for _ in range(6):
-        before = bias.detach().clone()
-        found = trio.optimizers.step(bias.sum(), ["actor"])
-        rates.append(found["actor/learning_rate"].item())
-        moved.append((before - bias.detach()).mean().item())
+    rates, moved = rates_and_moves(trio, 6)
     assert rates == pytest.approx([0.01, 0.00775, 0.0055, 0.00325, 0.001, 0.001])
     assert moved == pytest.approx(rates, rel=1e-3)
     assert "memory/learning_rate" not in trio.step(0, "memory")
@@ -77,11 +82,7 @@ def test_the_learning_rate_falls_to_a_tenth(kind: str) -> None:
 def test_the_learning_rate_may_stay_before_it_falls(kind: str) -> None:
     falling = OptimizerConfig(kind=kind, learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=2, anneal_after=3)
     trio = Trio(actor=falling, model=settings(kind, 0.01))
-    bias, rates, moved = trio.modules["actor"].bias, [], []
-    for _ in range(7):
-        before = bias.detach().clone()
-        rates.append(trio.optimizers.step(bias.sum(), ["actor"])["actor/learning_rate"].item())
-        moved.append((before - bias.detach()).mean().item())
+    rates, moved = rates_and_moves(trio, 7)
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.01, 0.0055, 0.001, 0.001])
     assert moved == pytest.approx(rates, rel=1e-3)
 
@@ -115,11 +116,7 @@ def test_the_learning_rate_falls_with_the_parameter_that_learned_most() -> None:
 def test_a_falling_learning_rate_may_have_to_rise_first() -> None:
     config = OptimizerConfig(kind="laprop", learning_rate=0.01, eps=1e-12, max_grad_norm=None, anneal=10, warmup=5)
     trio = Trio(actor=config, model=settings())
-    bias, rates, moved = trio.modules["actor"].bias, [], []
-    for _ in range(8):
-        before = bias.detach().clone()
-        rates.append(trio.optimizers.step(bias.sum(), ["actor"])["actor/learning_rate"].item())
-        moved.append((before - bias.detach()).mean().item())
+    rates, moved = rates_and_moves(trio, 8)
     assert moved == pytest.approx(rates, rel=1e-3, abs=1e-8) and rates[2] == pytest.approx(0.01 * 0.82 * 2 / 5)
 
 
